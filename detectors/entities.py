@@ -1,0 +1,147 @@
+"""Entities: label sets become dense ids, and each id knows who held it when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.labels import LabelSet
+from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
+
+PLACEMENT = tuple(LabelSet._fields.index(name) for name in (
+    "cluster", "region", "node", "gpu", "uuid", "mig_id", "mig_profile", "model", "instance_type", "capacity_type",
+))  # fmt: skip
+ATTRIBUTION = tuple(
+    LabelSet._fields.index(name) for name in ("namespace", "pod", "container", "job", "team")
+)
+
+
+class Sighting(NamedTuple):
+    """One label set under which an entity reported within a tick: first and last event time."""
+
+    labels: LabelSet
+    first_ns: int
+    last_ns: int
+
+
+class Entities:
+    """GPUs and MIG instances of one worker. Ids are dense and given in order of keys within a tick, so data decides them.
+
+    `holder_since_ns` is when the present holder appeared, `attributed_ns` when labels last named it; both 0 while nobody
+    holds the entity. `sharers` counts holders named at the same instant (time-slicing); the first in order is the one
+    shown. `present_since_ns` starts anew after each silence longer than stale_ns.
+    """
+
+    def __init__(self, entities_max: int, stale_ns: int, resume: Snapshot | None) -> None:
+        self._entities_max = entities_max
+        self._stale_ns = stale_ns
+        times = ("first_seen_ns", "present_since_ns", "last_seen_ns", "holder_since_ns", "attributed_ns")
+        specs = {name: ArraySpec(np.int64, 0) for name in times}
+        self.state = StateArrays(specs | {"sharers": ArraySpec(np.int32, 0)}, under("state.", resume))
+        self.labels: list[LabelSet] = []
+        self._ids: dict[str, int] = {}
+        self.clusters_with_holders: set[str] = set()
+        if resume is not None:
+            self.labels = [LabelSet(*row) for row in resume["labels"].tolist()]
+            self.clusters_with_holders = set(resume["clusters_with_holders"].tolist())
+            self._ids = {labels.entity_key(): i for i, labels in enumerate(self.labels)}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def find(self, key: str) -> int | None:
+        """Return the id of a known entity."""
+        return self._ids.get(key)
+
+    def admit(self, labels: Iterable[LabelSet]) -> tuple[list[int], set[str]]:
+        """Give ids to new entities in order of their keys; return the new ids and the keys there was no room for."""
+        fresh = {label_set.entity_key(): label_set for label_set in labels}
+        admitted: list[int] = []
+        refused: set[str] = set()
+        for key in sorted(fresh.keys() - self._ids.keys()):
+            if len(self.labels) >= self._entities_max:
+                refused.add(key)
+                continue
+            self._ids[key] = len(self.labels)
+            admitted.append(len(self.labels))
+            self.labels.append(LabelSet()._replace(uuid=fresh[key].uuid, mig_id=fresh[key].mig_id))
+        self.state.grow(len(self.labels))
+        return admitted, refused
+
+    def seen(self, entity: NDArray[np.int64], first_ns: NDArray[np.int64], last_ns: NDArray[np.int64]) -> None:
+        """Note the first and last row of entities in a tick; each entity at most once."""
+        state = self.state
+        new = state["first_seen_ns"][entity] == 0
+        returned = new | (first_ns - state["last_seen_ns"][entity] > self._stale_ns)
+        state["first_seen_ns"][entity[new]] = first_ns[new]
+        state["present_since_ns"][entity[returned]] = first_ns[returned]
+        state["last_seen_ns"][entity] = np.maximum(state["last_seen_ns"][entity], last_ns)
+
+    def describe(self, entity: int, sightings: Sequence[Sighting]) -> bool:
+        """Take in the label sets of one tick; return whether the entity's labels changed.
+
+        Placement: the newest word on each label counts, and silence takes nothing back. Attribution goes as a whole
+        with the newest label set that names a holder; at the same instant the first in order stands for all who share.
+        """
+        known = list(self.labels[entity])
+        for sighting in sorted(sightings, key=lambda s: (s.last_ns, s.labels)):
+            for i in PLACEMENT:
+                known[i] = sighting.labels[i] or known[i]
+        holders = [s for s in sightings if s.labels.is_attributed()]
+        if holders:
+            newest = max(s.last_ns for s in holders)
+            sharing = sorted({s.labels for s in holders if s.last_ns == newest})
+            first_ns = min(s.first_ns for s in holders if s.labels == sharing[0])
+            self._hold(entity, known, sharing[0], first_ns, newest)
+            self.state["sharers"][entity] = len({labels[10:12] for labels in sharing})
+        merged = LabelSet(*known)
+        changed = merged != self.labels[entity]
+        self.labels[entity] = merged
+        return changed
+
+    def confirm(self, entity: NDArray[np.int64], last_ns: NDArray[np.int64]) -> None:
+        """Note that entities still report under the labels they had: what `describe` would do, for many at once."""
+        held = entity[self.state["attributed_ns"][entity] > 0]
+        newest = last_ns[self.state["attributed_ns"][entity] > 0]
+        self.state["attributed_ns"][held] = np.maximum(self.state["attributed_ns"][held], newest)
+
+    def _hold(self, entity: int, known: list[str], holder: LabelSet, first_ns: int, last_ns: int) -> None:
+        if [holder[i] for i in ATTRIBUTION] != [known[i] for i in ATTRIBUTION]:
+            for i in ATTRIBUTION:
+                known[i] = holder[i]
+            self.state["holder_since_ns"][entity] = first_ns
+        self.state["attributed_ns"][entity] = max(self.state["attributed_ns"][entity], last_ns)
+        self.clusters_with_holders.add(known[0])
+
+    def release(self, entities: NDArray[np.int64]) -> None:
+        """Forget the holder: its labels are gone for too long, or the GPU is visibly empty."""
+        for entity in entities.tolist():
+            known = list(self.labels[entity])
+            for i in ATTRIBUTION:
+                known[i] = ""
+            self.labels[entity] = LabelSet(*known)
+        for name in ("holder_since_ns", "attributed_ns", "sharers"):
+            self.state[name][entities] = 0
+
+    def held(self) -> NDArray[np.bool_]:
+        """Return bool[m]: somebody holds the entity. Where no holder was ever named in its cluster, all count as held."""
+        held = self.state["attributed_ns"] > 0
+        for entity in np.flatnonzero(~held).tolist():
+            held[entity] = self.labels[entity].cluster not in self.clusters_with_holders
+        return held
+
+    def keep(self, entities: NDArray[np.int64]) -> None:
+        """Keep only these entities, which get the ids 0.. in this order."""
+        self.labels = [self.labels[entity] for entity in entities.tolist()]
+        self._ids = {labels.entity_key(): i for i, labels in enumerate(self.labels)}
+        self.state.keep(entities)
+
+    def snapshot(self) -> dict[str, Array]:
+        """Return copies: arrays, and labels as one text array [m, fields]."""
+        width = len(LabelSet._fields)
+        labels = np.array([list(labels) for labels in self.labels], np.str_).reshape(-1, width)
+        clusters = np.array(sorted(self.clusters_with_holders), np.str_)
+        return self.state.snapshot("state.") | {"labels": labels, "clusters_with_holders": clusters}

@@ -1,0 +1,31 @@
+"""Seconds and dollars in each state."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels._jit import kernel
+
+
+@kernel
+def dwell_add(
+    state: NDArray[np.int8],
+    score: NDArray[np.float64],
+    usd_per_hour: NDArray[np.float64],
+    seconds: float,
+    seconds_in_state: NDArray[np.float64],
+    usd_in_state: NDArray[np.float64],
+) -> None:
+    """Charge `seconds` of every entity to its state: all of the time, and of the price the wasted share.
+
+    Rows        state int8[m]; score float64[m], wasted share in 0..1; usd_per_hour float64[m], NaN = price unknown,
+                which adds time and no dollars
+    Parameters  seconds
+    State       seconds_in_state, usd_in_state float64[m, states]
+    """
+    for e in range(state.size):
+        k = state[e]
+        seconds_in_state[e, k] += seconds
+        if not np.isnan(usd_per_hour[e]):
+            usd_in_state[e, k] += usd_per_hour[e] * score[e] * (seconds / 3600.0)

@@ -1,0 +1,121 @@
+"""Rolling windows over event time, kept as a ring of panes: mean, variance, lowest, highest, duty cycle."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels._jit import kernel
+
+
+@kernel
+def window_add(
+    entity: NDArray[np.int32],
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    pane_ns: int,
+    active_above: float,
+    pane: NDArray[np.int64],
+    count: NDArray[np.int32],
+    active: NDArray[np.int32],
+    mean: NDArray[np.float64],
+    sum_sq_dev: NDArray[np.float64],
+    lowest: NDArray[np.float64],
+    highest: NDArray[np.float64],
+) -> None:
+    """Fold each row into the pane that its time falls in.
+
+    A window of k panes costs k small sums instead of every sample in it, and forgets without subtracting, so rounding
+    cannot drift. A row older than its ring still holds is passed over.
+
+    Rows        entity int32[n], time_ns int64[n], value float64[n], NaN = missing
+    Parameters  pane_ns, length of a pane; active_above, a value counts as active when larger
+    State       [m, panes] each: pane int64, the pane's number since 1970, -1 when empty; count, active int32; mean,
+                sum_sq_dev (sum of squared deviations from the mean), lowest, highest float64
+    Source      Welford 1962, doi:10.1080/00401706.1962.10490022, within a pane
+    """
+    panes = pane.shape[1]
+    for i in range(entity.size):
+        v = value[i]
+        if np.isnan(v):
+            continue
+        e = entity[i]
+        number = time_ns[i] // pane_ns
+        slot = number % panes
+        if number < pane[e, slot]:
+            continue
+        if number > pane[e, slot]:
+            pane[e, slot] = number
+            count[e, slot] = 0
+            active[e, slot] = 0
+            mean[e, slot] = 0.0
+            sum_sq_dev[e, slot] = 0.0
+            lowest[e, slot] = v
+            highest[e, slot] = v
+        count[e, slot] += 1
+        if v > active_above:
+            active[e, slot] += 1
+        delta = v - mean[e, slot]
+        mean[e, slot] += delta / count[e, slot]
+        sum_sq_dev[e, slot] += delta * (v - mean[e, slot])
+        lowest[e, slot] = min(lowest[e, slot], v)
+        highest[e, slot] = max(highest[e, slot], v)
+
+
+@kernel
+def window_read(
+    now_ns: int,
+    pane_ns: int,
+    pane: NDArray[np.int64],
+    count: NDArray[np.int32],
+    active: NDArray[np.int32],
+    mean: NDArray[np.float64],
+    sum_sq_dev: NDArray[np.float64],
+    lowest: NDArray[np.float64],
+    highest: NDArray[np.float64],
+    out_count: NDArray[np.int64],
+    out_duty: NDArray[np.float64],
+    out_mean: NDArray[np.float64],
+    out_variance: NDArray[np.float64],
+    out_lowest: NDArray[np.float64],
+    out_highest: NDArray[np.float64],
+) -> None:
+    """Read the window that ends at now_ns: the pane just before it and the others of the ring.
+
+    The window is a whole number of panes, so it reaches back between panes - 1 and panes pane lengths.
+
+    Parameters  now_ns, the end, not itself in the window; pane_ns, as in window_add
+    State       as in window_add; only read
+    Output      out_count int64[m]; out_duty float64[m], share of samples that were active; out_mean, out_variance
+                (population), out_lowest, out_highest float64[m]; all but the count NaN while the window is empty
+    Source      merging of panes: Chan, Golub, LeVeque 1979, equation 2.1
+    """
+    panes = pane.shape[1]
+    newest = (now_ns - 1) // pane_ns
+    for e in range(pane.shape[0]):
+        n = 0
+        active_n = 0
+        m = 0.0
+        s = 0.0
+        low = np.inf
+        high = -np.inf
+        for k in range(panes):
+            number = newest - panes + 1 + k
+            slot = number % panes
+            if pane[e, slot] != number:
+                continue
+            added = count[e, slot]
+            delta = mean[e, slot] - m
+            total = n + added
+            m += delta * added / total
+            s += sum_sq_dev[e, slot] + delta * delta * n * added / total
+            n = total
+            active_n += active[e, slot]
+            low = min(low, lowest[e, slot])
+            high = max(high, highest[e, slot])
+        out_count[e] = n
+        out_duty[e] = active_n / n if n else np.nan
+        out_mean[e] = m if n else np.nan
+        out_variance[e] = s / n if n else np.nan
+        out_lowest[e] = low if n else np.nan
+        out_highest[e] = high if n else np.nan
