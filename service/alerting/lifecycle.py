@@ -1,0 +1,192 @@
+"""Pending, firing, resolved: findings that last become alerts, in event time alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.contract import Detector, Findings
+from detectors.labels import LabelSet
+from detectors.state import Array, ArraySpec, Snapshot, StateArrays
+from service.alerting.contract import Alert, AlertStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who an entity is at the instant an alert opens."""
+
+    entity_key: str
+    labels: LabelSet
+    owner: str
+
+
+def alert_id(entity_key: str, detector: str, kind: str, opened_ns: int) -> str:
+    """Name an episode by its data: every replay and every process finds the same name."""
+    text = f"{entity_key}|{detector}|{kind}|{opened_ns}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Lifecycle:
+    """The alerts of one detector. An alert opens at the tick that first finds it, fires once it has lasted `for_ns`, and
+    is resolved when it was not found for keep_firing_for_ns. A pending one that is not found once is dropped.
+    """
+
+    def __init__(self, detector: Detector, resume: Snapshot | None, firing: list[Alert]) -> None:
+        self._detector = detector
+        kinds = (len(detector.kinds),)
+        self._state = StateArrays(
+            {
+                "opened_ns": ArraySpec(np.int64, 0, kinds),
+                "fired_ns": ArraySpec(np.int64, 0, kinds),
+                "last_true_ns": ArraySpec(np.int64, 0, kinds),
+                "usd_at_open": ArraySpec(np.float64, 0, kinds),
+                "usd_so_far": ArraySpec(np.float64, 0, kinds),
+                "usd_per_hour": ArraySpec(np.float64, np.nan, kinds),
+            },
+            resume,
+        )
+        self._firing = {alert.alert_id: alert for alert in firing}
+        self._place: dict[tuple[int, int], str] = {}
+
+    def bind(self, ids: Mapping[str, int]) -> None:
+        """Learn the entity ids of the alerts that fire: called after a resume and after entities were dropped."""
+        names = [kind.name for kind in self._detector.kinds]
+        self._place = {
+            (ids[alert.entity_key], names.index(alert.kind)): key
+            for key, alert in self._firing.items()
+            if alert.entity_key in ids
+        }
+
+    def grow(self, entity_count: int) -> None:
+        """Make room for new entities."""
+        self._state.grow(entity_count)
+
+    def keep(self, entities: NDArray[np.int64]) -> None:
+        """Keep only these entities; `bind` must follow."""
+        self._state.keep(entities)
+
+    def advance(
+        self, findings: Findings, now_ns: int, subjects: Mapping[int, Subject]
+    ) -> tuple[list[Alert], list[Alert]]:
+        """Take in the findings of a tick; return the alerts that fired and those that were resolved, by entity and kind.
+
+        `subjects` gives the subject of any entity asked for.
+        """
+        s = self._state
+        each = np.arange(len(findings.kind))
+        hit = np.zeros(s["opened_ns"].shape, np.bool_)
+        found = findings.kind >= 0
+        hit[each[found], findings.kind[found]] = True
+        opens = hit & (s["opened_ns"] == 0)
+        s["opened_ns"][opens] = now_ns
+        total = np.broadcast_to(findings.usd_total[:, None], hit.shape)
+        s["usd_at_open"][opens] = total[opens]
+        s["last_true_ns"][hit] = now_ns
+        s["usd_so_far"][hit] = (total - s["usd_at_open"])[hit]
+        s["usd_per_hour"][hit] = np.broadcast_to(findings.usd_per_hour[:, None], hit.shape)[hit]
+        lasted = now_ns - s["opened_ns"] >= findings.for_ns[:, None]
+        fires = hit & (s["fired_ns"] == 0) & lasted
+        s["fired_ns"][fires] = now_ns
+        silent_ns = now_ns - s["last_true_ns"]
+        ends = (s["fired_ns"] > 0) & ~hit & (silent_ns >= self._detector.keep_firing_for_ns)
+        fired = [
+            self._fire(e, k, now_ns, findings, subjects[e]) for e, k in np.argwhere(fires).tolist()
+        ]
+        resolved = [self._resolve(e, k, now_ns) for e, k in np.argwhere(ends).tolist()]
+        self._clear(ends | ((s["opened_ns"] > 0) & (s["fired_ns"] == 0) & ~hit))
+        return fired, resolved
+
+    def _fire(self, entity: int, kind: int, now_ns: int, findings: Findings, subject: Subject) -> Alert:
+        described = self._detector.kinds[kind]
+        opened_ns = int(self._state["opened_ns"][entity, kind])
+        name = alert_id(subject.entity_key, self._detector.name, described.name, opened_ns)
+        alert = Alert(
+            alert_id=name,
+            detector=self._detector.name,
+            kind=described.name,
+            severity=described.severity,
+            status=AlertStatus.FIRING,
+            entity_key=subject.entity_key,
+            labels=subject.labels,
+            owner=subject.owner,
+            opened_ns=opened_ns,
+            fired_ns=now_ns,
+            ended_ns=None,
+            as_of_ns=now_ns,
+            usd_per_hour=None,
+            usd_so_far=None,
+            confidence=float(findings.confidence[entity]),
+            summary=described.summary,
+            action=described.action,
+            evidence=self._detector.evidence(entity),
+        )
+        self._firing[name] = alert
+        self._place[entity, kind] = name
+        return self._as_of(alert, entity, kind, now_ns)
+
+    def _resolve(self, entity: int, kind: int, now_ns: int) -> Alert:
+        alert = self._firing.pop(self._place.pop((entity, kind)))
+        ended_ns = int(self._state["last_true_ns"][entity, kind])
+        told = self._as_of(alert, entity, kind, now_ns)
+        return replace(told, status=AlertStatus.RESOLVED, ended_ns=ended_ns)
+
+    def _as_of(self, alert: Alert, entity: int, kind: int, now_ns: int) -> Alert:
+        rate = float(self._state["usd_per_hour"][entity, kind])
+        if np.isnan(rate):
+            return replace(alert, as_of_ns=now_ns)
+        spent = float(self._state["usd_so_far"][entity, kind])
+        return replace(alert, as_of_ns=now_ns, usd_per_hour=rate, usd_so_far=spent)
+
+    def _clear(self, done: NDArray[np.bool_]) -> None:
+        for name in ("opened_ns", "fired_ns", "last_true_ns", "usd_at_open", "usd_so_far"):
+            self._state[name][done] = 0
+        self._state["usd_per_hour"][done] = np.nan
+
+    def firing(self, now_ns: int) -> dict[str, Alert]:
+        """Return the alerts that fire, by id, with their dollars as of now."""
+        return {
+            name: self._as_of(self._firing[name], entity, kind, now_ns)
+            for (entity, kind), name in sorted(self._place.items())
+        }
+
+    def pending_count(self) -> int:
+        """Return how many alerts are pending."""
+        return int(((self._state["opened_ns"] > 0) & (self._state["fired_ns"] == 0)).sum())
+
+    def quiet(self) -> bool:
+        """Tell whether no alert is pending or firing."""
+        return not (self._state["opened_ns"] > 0).any()
+
+    def snapshot(self) -> dict[str, Array]:
+        """Return copies of the arrays."""
+        return self._state.snapshot("")
+
+    def firing_snapshot(self) -> list[dict[str, Any]]:
+        """Return the alerts that fire, as they were when they fired, in order of id."""
+        return [to_json(self._firing[name]) for name in sorted(self._firing)]
+
+
+def to_json(alert: Alert) -> dict[str, Any]:
+    """Return an alert as plain JSON."""
+    fields = {name: getattr(alert, name) for name in Alert.__slots__}
+    return fields | {
+        "status": alert.status.value,
+        "labels": {k: v for k, v in alert.labels._asdict().items() if v},
+        "evidence": dict(alert.evidence),
+    }
+
+
+def from_json(saved: Mapping[str, Any]) -> Alert:
+    """Return the alert that `to_json` saved."""
+    return Alert(
+        **{
+            **saved,
+            "status": AlertStatus(saved["status"]),
+            "labels": LabelSet(**saved["labels"]),
+        }
+    )

@@ -1,0 +1,211 @@
+"""The composition root: every object is built here once, in the order in which events flow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from detectors import DETECTORS
+from detectors.contract import Detector
+from detectors.labels import LabelSets
+from detectors.params import Params
+from service.alerting.contract import Notification, Notifier
+from service.alerting.deliver import Deliverer
+from service.alerting.notifiers import NOTIFIERS
+from service.alerting.outbox import Outbox
+from service.alerting.route import receivers_for
+from service.clock import Clock
+from service.config import Configuration, settings_type
+from service.http import HttpServer
+from service.ingest.contract import DeadLetters, Source
+from service.ingest.dead_letter import Breaker, DeadLetterFile
+from service.ingest.decode import Decoder
+from service.ingest.fields import FieldTable
+from service.ingest.file_source import FileSource
+from service.ingest.kafka_dead_letters import DeadLetterTopic
+from service.ingest.kafka_source import KafkaSource
+from service.ingest.simulate.source import SimulateSource
+from service.logs import get_logger
+from service.metrics import register
+from service.pipeline.checkpoint import Checkpoint, FileCheckpointStore, StateDirectory
+from service.pipeline.directory import Directory
+from service.pipeline.intake import Intake
+from service.pipeline.loop import Loop, Observer
+from service.pipeline.prices import PriceBook
+from service.pipeline.reporter import Reporter
+from service.pipeline.warm_up import warm_up
+from service.pipeline.worker import Worker
+from service.settings import AlertingSettings, Settings
+from service.view import Publisher
+from service.watchdog import Watchdog
+
+STOP_DEADLINE_S = 8.0
+
+log = get_logger(__name__)
+
+
+def configuration_type() -> type[Configuration]:
+    """Return the type of the whole configuration, plug-ins included."""
+    return settings_type(
+        {name: detector.params_type for name, detector in DETECTORS.items()},
+        {name: notifier.params_type for name, notifier in NOTIFIERS.items()},
+    )
+
+
+def chosen_detectors(settings: Configuration) -> dict[str, tuple[type[Detector], Params]]:
+    """Return each detector with its parameters."""
+    return {name: (detector, settings.detector(name)) for name, detector in DETECTORS.items()}
+
+
+def build_source(settings: Settings, clock: Clock) -> Source:
+    """Return the source that the configuration names."""
+    chosen = settings.source
+    match chosen.kind:
+        case "kafka":
+            return KafkaSource(chosen.kafka, clock)
+        case "file":
+            return FileSource(chosen.file, clock)
+        case "simulate":
+            return SimulateSource(chosen.simulate, clock)
+
+
+def build_notifiers(settings: Configuration, clock: Clock) -> dict[str, Notifier]:
+    """Return the configured receivers by name."""
+    return {
+        receiver.name: NOTIFIERS[receiver.type].from_params(receiver, clock, settings.alerting.page_url)
+        for receiver in settings.alerting.receivers
+    }
+
+
+class Mailbox:
+    """The loop's outlet: routes each notification and makes it durable in the outbox."""
+
+    def __init__(self, outbox: Outbox, settings: AlertingSettings) -> None:
+        self._outbox = outbox
+        self._routes = settings.routes
+
+    def put(self, notifications: Sequence[Notification]) -> None:
+        """Keep the notifications for their receivers."""
+        self._outbox.put([(n, receivers_for(n, self._routes)) for n in notifications])
+
+    def full(self) -> bool:
+        """Tell whether too many wait for delivery."""
+        return self._outbox.full()
+
+
+class Pipeline:
+    """Worker, decoder and loop around one source, fresh or from a checkpoint; what a service and a replay share."""
+
+    def __init__(
+        self,
+        settings: Configuration,
+        source: Source,
+        resume: Checkpoint | None,
+        clock: Clock,
+    ) -> None:
+        label_sets = LabelSets()
+        extras: Mapping[str, Any] = resume.extras if resume is not None else {}
+        ingest = settings.ingest
+        decoder = Decoder(settings.source.kafka.formats, ingest, FieldTable.load(), label_sets)
+        self.settings = settings
+        self.source = source
+        self.clock = clock
+        self.directory = Directory(PriceBook(settings.prices), settings.fleet.teams)
+        self.worker = Worker(
+            settings,
+            chosen_detectors(settings),
+            self.directory,
+            label_sets,
+            resume.arrays if resume is not None else None,
+        )
+        value_bytes_max = ingest.dead_letter.value_bytes_max
+        self.intake = Intake(decoder, self.worker, value_bytes_max, extras.get("intake"))
+        self.breaker = Breaker(ingest.dead_letter, extras.get("breaker"))
+
+    def loop(
+        self,
+        dead_letters: DeadLetters,
+        outlet: Any,
+        store: FileCheckpointStore | None,
+        observers: Sequence[Observer],
+        stop: threading.Event,
+    ) -> Loop:
+        """Return the loop that drives it all."""
+        return Loop(
+            settings=self.settings,
+            source=self.source,
+            intake=self.intake,
+            worker=self.worker,
+            dead_letters=dead_letters,
+            breaker=self.breaker,
+            outlet=outlet,
+            store=store,
+            observers=observers,
+            clock=self.clock,
+            stop=stop,
+        )
+
+
+def run_service(settings: Configuration, clock: Clock, stop: threading.Event) -> None:
+    """Run until `stop` is set or a finite input has ended. Raises what ends the process; the caller names exit codes."""
+    with ExitStack() as cleanup:
+        notifiers = build_notifiers(settings, clock)
+        directory = StateDirectory(Path(settings.state.directory))
+        cleanup.callback(directory.release)
+        publisher = Publisher(clock)
+        registry = CollectorRegistry()
+        timings = register(registry, publisher, settings.http, clock, version("skinflint"))
+        stuck_after_s = settings.watchdog.stuck_after_s
+        server = HttpServer(settings.http, publisher, registry, clock, stuck_after_s=stuck_after_s)
+        address = server.start()
+        cleanup.callback(server.stop, STOP_DEADLINE_S / 4)
+        log.info("page, API and metrics are served", address=address)
+        prices = Directory(PriceBook(settings.prices), settings.fleet.teams)
+        warm_up(settings, chosen_detectors(settings), prices)
+        outbox = Outbox(directory.database, settings.alerting, clock)
+        cleanup.callback(outbox.close)
+        store = FileCheckpointStore(directory)
+        cleanup.callback(store.close)
+        resume = store.load()
+        source = build_source(settings, clock)
+        cleanup.callback(source.close)
+        pipeline = Pipeline(settings, source, resume, clock)
+        dead_letters = _dead_letters(settings, directory, resume, clock)
+        cleanup.callback(dead_letters.close)
+        deliverer = Deliverer(outbox, notifiers, clock, settings.alerting)
+        deliverer.start()
+        cleanup.callback(deliverer.stop, STOP_DEADLINE_S / 2)
+        watchdog = Watchdog(stuck_after_s, clock)
+        reporter = Reporter(publisher, timings, settings, deliverer, watchdog, clock)
+        mailbox = Mailbox(outbox, settings.alerting)
+        loop = pipeline.loop(dead_letters, mailbox, store, [reporter], stop)
+        watchdog.start()
+        cleanup.callback(watchdog.stop)
+        log.info("started", source=settings.source.kind, resumed=resume is not None, address=address)
+        loop.run()
+        _serve_until_stopped(loop, watchdog, stop)
+
+
+def _serve_until_stopped(loop: Loop, watchdog: Watchdog, stop: threading.Event) -> None:
+    """After a finite input: the result stays to be looked at until somebody ends the process."""
+    if not loop.finished:
+        return
+    log.info("the input has ended; the page stays up until the process is stopped")
+    watchdog.stop()
+    stop.wait()
+
+
+def _dead_letters(
+    settings: Settings, directory: StateDirectory, resume: Checkpoint | None, clock: Clock
+) -> DeadLetters:
+    chosen = settings.ingest.dead_letter
+    if chosen.kind == "kafka":
+        return DeadLetterTopic(settings.source.kafka, chosen, clock)
+    position = int(resume.extras["dead_letter_position"]) if resume is not None else 0
+    return DeadLetterFile(directory.dead_letters, chosen, position)

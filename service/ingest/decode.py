@@ -1,0 +1,280 @@
+"""From records to rows: recognise, parse, resolve, check, pivot; every record ends in exactly one outcome."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from detectors.batch import EventBatch
+from detectors.labels import LabelSet, LabelSets
+from service.errors import PoisonRecord
+from service.ingest.contract import Corrupt, DeadLetter, Format, Parsed, Record, RecordBatch, Sample
+from service.ingest.fields import FieldTable, Lookup, Metric, choose
+from service.ingest.formats import FORMATS
+from service.ingest.known_labels import NO_GPU, KnownLabels, Pairs
+from service.ingest.reading import NotANumber
+from service.ingest.rows import Rows
+from service.settings import IngestSettings
+
+# The first four count records, one each; the others count what was found inside them.
+OUTCOMES: tuple[str, ...] = (
+    "accepted",  # read, with or without rows, perhaps with a dead letter for some of its samples
+    "rejected",  # nothing of it could be used: there is a dead letter
+    "tombstone",  # no value
+    "no_gpu",  # holds nothing about a GPU, such as `up`
+    "series_ended",  # series-end markers
+    "blank",  # values that say "no value"
+    "unknown_metric",  # values under names that are not in the field table
+)
+
+_EARLIEST_NS = 1_420_070_400 * 10**9  # 2015
+_LATEST_NS = 4_102_444_800 * 10**9  # 2100
+_DETAIL_CHARS_MAX = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What became of a RecordBatch: its rows, letters for what is bad, and counts by OUTCOMES."""
+
+    batch: EventBatch
+    letters: list[DeadLetter]
+    outcomes: Counter[str]
+
+
+def make_letter(
+    record: Record,
+    topic: str,
+    partition: int,
+    reason: str,
+    detail: str,
+    count: int,
+    value_bytes_max: int,
+) -> DeadLetter:
+    """Return the dead letter of a record; the value is cut at `value_bytes_max`, its hash is of the whole."""
+    value = record.value
+    return DeadLetter(
+        topic=topic,
+        partition=partition,
+        offset=record.offset,
+        reason=reason,
+        detail=detail
+        if len(detail) <= _DETAIL_CHARS_MAX
+        else detail[: _DETAIL_CHARS_MAX - 1] + "…",
+        rejected_samples=count,
+        sha256="" if value is None else sha256(value).hexdigest(),
+        value=None if value is None else value[:value_bytes_max],
+        timestamp_ms=record.timestamp_ms,
+    )
+
+
+class Decoder:
+    """Decodes the batches of all partitions; the same record gives the same rows wherever it lies."""
+
+    def __init__(
+        self,
+        formats_by_topic: Mapping[str, str],
+        settings: IngestSettings,
+        fields: FieldTable,
+        label_sets: LabelSets,
+    ) -> None:
+        """`formats_by_topic` holds keys of FORMATS, or "auto"; topics that are not named are "auto"."""
+        self._formats = {
+            topic: FORMATS[name] for topic, name in formats_by_topic.items() if name != "auto"
+        }
+        self._settings = settings
+        self._fields = fields
+        self._labels = KnownLabels(fields, label_sets)
+        self._defaults = tuple(sorted(settings.labels.items()))
+        self._future_ns = round(settings.future_max_s * 1e9)
+
+    def decode(self, batch: RecordBatch) -> Decoded:
+        """Decode all records, in order. Bad bytes raise nothing; they end in the letters."""
+        rows = Rows()
+        outcomes: Counter[str] = Counter()
+        letters = [self._letter_of_corrupt(batch, corrupt, outcomes) for corrupt in batch.corrupt]
+        forced = self._formats.get(batch.topic)
+        for record in batch.records:
+            reading = _Reading(record, rows, outcomes, self._latest_ns(record))
+            outcomes[self._record(reading, forced)] += 1
+            if reading.rejected:
+                letters.append(self._letter(reading, batch))
+        return Decoded(rows.event_batch(batch), letters, outcomes)
+
+    def _record(self, reading: _Reading, forced: Format | None) -> str:
+        """Decode one record and return its outcome."""
+        record = reading.record
+        if record.value is None:
+            return "tombstone"
+        try:
+            parsed = self._parse(record, len(record.value), forced)
+        except PoisonRecord as poison:
+            reading.reject(poison.reason, poison.detail)
+            return "rejected"
+        for reject in parsed.rejects:
+            reading.reject(reject.reason, f"item {reject.item}: {reject.detail}")
+        if parsed.ended:
+            reading.outcomes["series_ended"] += parsed.ended
+        rows_before = len(reading.rows)
+        reading.rows.begin_record(record.offset)
+        defaults = self._defaults_with(record)
+        for sample in parsed.samples:
+            self._sample(reading, sample, defaults)
+        if reading.rejected and len(reading.rows) == rows_before:
+            return "rejected"
+        return "accepted" if reading.gpu_seen or parsed.ended else "no_gpu"
+
+    def _parse(self, record: Record, size: int, forced: Format | None) -> Parsed:
+        if size > self._settings.record_bytes_max:
+            raise PoisonRecord(
+                "too_large", f"{size} bytes, at most {self._settings.record_bytes_max} are read"
+            )
+        parsed = (forced or _recognise(record)).parse(record)
+        samples = len(parsed.samples) + len(parsed.rejects) + parsed.ended
+        if samples > self._settings.record_samples_max:
+            raise PoisonRecord(
+                "too_large",
+                f"{samples} samples, at most {self._settings.record_samples_max} are read",
+            )
+        return parsed
+
+    def _sample(self, reading: _Reading, sample: Sample, defaults: Pairs) -> None:
+        """Check the values of one sample and put the good ones into its row."""
+        labels, time_ns, values = sample
+        label_set, lookup = self._labels.find(labels, defaults)
+        if label_set == NO_GPU:
+            self._sample_without_gpu(reading, sample, lookup)
+            return
+        reading.gpu_seen = True
+        if not _EARLIEST_NS <= time_ns < reading.latest_ns:
+            reading.reject(*_time_trouble(time_ns, reading))
+            return
+        rows = reading.rows
+        row = -1
+        for name, raw in values.items():
+            entry = lookup[name]
+            metric = choose(entry, labels) if isinstance(entry, list) else entry
+            if metric is None:
+                reading.outcomes["unknown_metric"] += 1
+                continue
+            column, multiply, divide, lowest, highest, suspect_from, _ = metric
+            if column < 0:
+                continue
+            value = raw * multiply / divide + 0.0
+            plain = raw < suspect_from and lowest <= value <= highest
+            if not plain and not self._is_good_after_all(reading, name, raw, metric):
+                continue
+            if row < 0:
+                row = rows.row(label_set, time_ns)
+            rows.put(row, column, value)
+
+    def _is_good_after_all(self, reading: _Reading, name: str, raw: float, metric: Metric) -> bool:
+        """Judge a value that is blank, or large enough to be, or out of range, or no number; count what is not used."""
+        found = raw.found if isinstance(raw, NotANumber) else None
+        if self._fields.is_blank(metric, raw) or (
+            found is not None and self._fields.is_blank_text(found)
+        ):
+            reading.outcomes["blank"] += 1
+            return False
+        if found is not None:
+            reading.reject("wrong_type", f"{name}: expected a number, got {found[:60]!r}")
+            return False
+        value = raw * metric.multiply / metric.divide
+        if not metric.lowest <= value <= metric.highest:
+            reading.reject("out_of_range", f"{name}: {raw!r} is outside its range")
+            return False
+        return True
+
+    def _sample_without_gpu(self, reading: _Reading, sample: Sample, lookup: Lookup) -> None:
+        """Metrics of agents and hosts are none of our business; a GPU's metric must say which GPU."""
+        for name in sample.values:
+            entry = lookup[name]
+            metric = choose(entry, sample.labels) if isinstance(entry, list) else entry
+            if metric is None:
+                reading.outcomes["unknown_metric"] += 1
+            elif metric.column >= 0:
+                reading.reject("missing_field", f"{name}: no label names the GPU")
+
+    def _defaults_with(self, record: Record) -> Pairs:
+        """Return the configured labels overlaid with headers that are named after fields of LabelSet."""
+        if not record.headers:
+            return self._defaults
+        defaults = dict(self._defaults)
+        for name, value in record.headers:
+            field = name.lower()
+            text = value.decode("utf-8", "ignore") if value else ""
+            if field in LabelSet._fields and text:
+                defaults[field] = text
+        return tuple(sorted(defaults.items()))
+
+    def _latest_ns(self, record: Record) -> int:
+        """Return the first instant that is too late for a sample of this record."""
+        if record.timestamp_ms < 0:
+            return _LATEST_NS
+        return min(_LATEST_NS, record.timestamp_ms * 1_000_000 + self._future_ns + 1)
+
+    def _letter(self, reading: _Reading, batch: RecordBatch) -> DeadLetter:
+        kept = self._settings.dead_letter.value_bytes_max
+        record, reason, detail, count = (
+            reading.record,
+            reading.reason,
+            reading.detail,
+            reading.rejected,
+        )
+        return make_letter(record, batch.topic, batch.partition, reason, detail, count, kept)
+
+    def _letter_of_corrupt(
+        self, batch: RecordBatch, corrupt: Corrupt, outcomes: Counter[str]
+    ) -> DeadLetter:
+        lost = corrupt.next_offset - corrupt.first_offset
+        outcomes["rejected"] += lost
+        detail = f"offsets {corrupt.first_offset} to {corrupt.next_offset - 1}: {corrupt.detail}"
+        nothing = Record(corrupt.first_offset, -1, None, None)
+        return make_letter(nothing, batch.topic, batch.partition, "corrupt_batch", detail, lost, 0)
+
+
+class _Reading:
+    """One record while it is being decoded: where its rows go, and what was wrong with it first and how often."""
+
+    __slots__ = (
+        "detail",
+        "gpu_seen",
+        "latest_ns",
+        "outcomes",
+        "reason",
+        "record",
+        "rejected",
+        "rows",
+    )
+
+    def __init__(self, record: Record, rows: Rows, outcomes: Counter[str], latest_ns: int) -> None:
+        self.record = record
+        self.rows = rows
+        self.outcomes = outcomes
+        self.latest_ns = latest_ns
+        self.gpu_seen = False
+        self.rejected = 0
+        self.reason = ""
+        self.detail = ""
+
+    def reject(self, reason: str, detail: str) -> None:
+        if not self.rejected:
+            self.reason, self.detail = reason, detail
+        self.rejected += 1
+
+
+def _recognise(record: Record) -> Format:
+    for known in FORMATS.values():
+        if known.recognises(record):
+            return known
+    raise PoisonRecord(
+        "not_recognised", f"no format claims bytes that begin with {(record.value or b'')[:24]!r}"
+    )
+
+
+def _time_trouble(time_ns: int, reading: _Reading) -> tuple[str, str]:
+    if not _EARLIEST_NS <= time_ns < _LATEST_NS:
+        return "time_out_of_range", f"event time {time_ns} ns: expected a time from 2015 to 2099"
+    ahead_s = time_ns / 1e9 - reading.record.timestamp_ms / 1e3
+    return "future", f"event time {ahead_s:.0f} s after the record's own timestamp"

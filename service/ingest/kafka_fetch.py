@@ -1,0 +1,112 @@
+"""The one seam in kafka-python: what its fetcher builds from each answer, replaced by a reader that cannot stall.
+
+`Fetcher._parse_fetched_data` constructs `self.PartitionRecords(...)` and calls `take` on it. That attribute is private;
+the version is pinned, and `install` refuses a client that no longer has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from kafka import KafkaConsumer
+
+from service.ingest.contract import Corrupt, Record, TopicPartition
+from service.ingest.kafka_batches import AbortedTransaction, BatchReader
+
+
+class FetchLedger:
+    """How far each partition was read, and which trouble was met once: shared by all fetches of one consumer."""
+
+    def __init__(self, end_of: Callable[[Any], int | None]) -> None:
+        self.positions: dict[TopicPartition, int] = {}
+        self.unreadable: dict[TopicPartition, int] = {}
+        self._end_of = end_of
+        self._suspects: dict[TopicPartition, int] = {}
+
+    def end_of(self, partition: Any) -> int | None:
+        """Return the high watermark that came with the fetch."""
+        return self._end_of(partition)
+
+    def is_confirmed(self, partition: TopicPartition, offset: int) -> bool:
+        """Tell whether the bytes at `offset` were found bad before: once may have been the wire, twice is the log."""
+        if self._suspects.pop(partition, None) == offset:
+            return True
+        self._suspects[partition] = offset
+        return False
+
+    def forget(self, partition: TopicPartition) -> None:
+        """Drop what is known of a partition that is not ours any more, or will be read from elsewhere."""
+        self.positions.pop(partition, None)
+        self.unreadable.pop(partition, None)
+        self._suspects.pop(partition, None)
+
+
+class FetchedRecords:
+    """Stands in for kafka-python's PartitionRecords; the attributes are those that its fetcher reads."""
+
+    def __init__(
+        self, ledger: FetchLedger, fetch_offset: int, tp: Any, records: Any, **settings: Any
+    ) -> None:
+        self.topic_partition = tp
+        self.fetch_offset = fetch_offset
+        self.next_fetch_offset = fetch_offset
+        self.leader_epoch = -1
+        self.records_read = 0
+        self.bytes_read = records.size_in_bytes()
+        self._ledger = ledger
+        self._aborted = _aborted(settings.get("aborted_transactions"))
+        self._on_drain = settings.get("on_drain")
+        self._fetched: Any = records
+        self._reader: BatchReader | None = None
+        if self.bytes_read and not records.has_next():
+            # The fetcher gives up on such an answer with an exception that does not name the partition.
+            ledger.unreadable[TopicPartition(*tp)] = fetch_offset
+
+    def __bool__(self) -> bool:
+        return self._fetched is not None
+
+    def take(self, records_max: int) -> list[Record | Corrupt]:
+        """Return the next items, and move on or drain: a fetch that did neither would be asked for ever."""
+        partition = TopicPartition(*self.topic_partition)
+        if self._reader is None:
+            # Built late: only now does the consumer know the high watermark of this very answer.
+            end = self._ledger.end_of(self.topic_partition)
+            self._reader = BatchReader(self._fetched._buffer, self.fetch_offset, self._aborted, end)
+        items = self._reader.read(records_max)
+        position = self._reader.position
+        if items and isinstance(items[-1], Corrupt):
+            corrupt = items[-1]
+            if not self._ledger.is_confirmed(partition, corrupt.first_offset):
+                items.pop()
+                position = corrupt.first_offset
+        self.leader_epoch = self._reader.leader_epoch
+        self.next_fetch_offset = self._ledger.positions[partition] = position
+        self.records_read += len(items)
+        if self._reader.done:
+            self.drain()
+        return items
+
+    def drain(self) -> None:
+        """Let go of the bytes; the partition may be fetched again."""
+        if self._fetched is not None:
+            self._fetched = self._reader = None
+            if self._on_drain is not None:
+                self._on_drain(self)
+
+
+def install(consumer: KafkaConsumer) -> FetchLedger:
+    """Make `consumer.poll()` return Record and Corrupt items, and return the ledger of its positions."""
+    fetcher = consumer._fetcher
+    if not hasattr(fetcher, "PartitionRecords"):
+        raise AttributeError(
+            "kafka-python's Fetcher has no PartitionRecords: expected version 3.0.12"
+        )
+    ledger = FetchLedger(consumer.highwater)
+    fetcher.PartitionRecords = partial(FetchedRecords, ledger)
+    return ledger
+
+
+def _aborted(transactions: Sequence[Any] | None) -> list[AbortedTransaction]:
+    return [AbortedTransaction(each.producer_id, each.first_offset) for each in transactions or ()]

@@ -1,0 +1,324 @@
+"""KafkaSource: the telemetry topics as a Source, read as a member of their group, with every trouble of the log named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import structlog
+from kafka import KafkaConsumer
+from kafka.errors import (
+    FencedInstanceIdError,
+    KafkaError,
+    KafkaTimeoutError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    RetriableError,
+)
+from kafka.structs import OffsetAndMetadata
+from kafka.structs import TopicPartition as KafkaPartition
+
+from service.clock import Clock
+from service.errors import Unavailable
+from service.ingest.contract import Corrupt, Record, RecordBatch, TopicPartition
+from service.ingest.kafka_client import Backoff, built, client_arguments
+from service.ingest.kafka_fetch import FetchLedger, install
+from service.ingest.kafka_group import Membership, group_arguments
+from service.settings import KafkaSettings
+
+ASK_ENDS_EVERY_S = 2.0
+ASK_TIMEOUT_MS = 1_000
+TOPIC_TIMEOUT_MS = 3_000
+SILENCE_MAX_S = 5.0  # without any answer for so long the brokers count as unavailable
+REBUILD_AFTER_S = 60.0  # a client never looks at its bootstrap addresses again; a new one does
+CLOSE_TIMEOUT_MS = 5_000
+
+_log = structlog.get_logger(__name__)
+
+
+class FencedMember(Exception):
+    """Another process took our group_instance_id: this one must end, or both go on reading the same partitions."""
+
+
+class Gap(NamedTuple):
+    """Offsets that the log does not hold any more. After a truncation `next_offset` is the lower one: the log became shorter."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    next_offset: int
+    reason: str  # "retention" or "truncation"
+
+
+class KafkaSource:
+    """Reads the topics of `settings` as a member of their group; connects at the first poll.
+
+    Positions are ours: the group's committed offsets are written for lag tools and never read. A partition that was
+    revoked or lost is missing from the next `assigned()`, even if it came back meanwhile, so that its state is dropped.
+    Where the configured beginning was asked for, an empty batch tells the offset that it turned out to be.
+    """
+
+    live: ClassVar[bool] = True
+
+    def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._arguments = client_arguments(settings) | group_arguments(settings)
+        self._consumer: Any = None
+        self._subscribed = False
+        self._membership = Membership()
+        self._ledger = FetchLedger(lambda partition: None)
+        self._wanted: dict[TopicPartition, int | None] = {}
+        self._handed: dict[
+            TopicPartition, int
+        ] = {}  # next offset as the caller knows it; -1: not told yet
+        self._corrupt: dict[TopicPartition, Corrupt] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._gaps: list[Gap] = []
+        self._heard_s = clock.monotonic_s()
+        self._ask_at_s = self._heard_s
+        self._backoff = Backoff(clock)
+        self._fenced = False
+
+    def assigned(self) -> frozenset[TopicPartition]:
+        """Return the partitions that are ours now; one that was taken away meanwhile is missing at least once."""
+        self._forget(self._membership.update())
+        return self._membership.report()
+
+    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+        """Start `partition` at `offset`, or for None at `settings.start`; takes effect at the next poll."""
+        self._forget([partition])
+        self._wanted[partition] = offset
+
+    def poll(self, timeout_s: float, paused: frozenset[TopicPartition]) -> list[RecordBatch]:
+        """Return batches of unpaused partitions. Raises Unavailable, or FencedMember when this process must end."""
+        if self._fenced:
+            raise self._fenced_member()
+        consumer = self._connected()
+        try:
+            fetched = self._fetch(consumer, timeout_s, paused)
+        except (KafkaError, OSError, RuntimeError) as error:
+            # RuntimeError and OSError: the client's IO loop has died, after which every call raises what killed it.
+            raise self._trouble(error) from error
+        self._forget(self._membership.update())
+        return self._batches(fetched)
+
+    def ended(self, partition: TopicPartition) -> bool:
+        """Tell whether everything below the end, as a broker gave it in the last seconds, was handed over."""
+        end = self._ends.get(partition)
+        return end is not None and self._handed.get(partition, -1) >= end
+
+    def gaps(self) -> list[Gap]:
+        """Return the gaps found since the last call."""
+        found, self._gaps = self._gaps, []
+        return found
+
+    def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        """Send the offsets of partitions that are ours, without waiting for the answer."""
+        offsets = {
+            KafkaPartition(*partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in next_offsets.items()
+            if partition in self._handed
+        }
+        if self._consumer is None or not offsets:
+            return
+        try:
+            self._consumer.commit_async(offsets, callback=self._committed)
+        except (KafkaError, OSError, RuntimeError) as error:
+            self._committed(offsets, error)
+
+    def close(self) -> None:
+        """Leave the group."""
+        consumer, self._consumer = self._consumer, None
+        self._subscribed = False
+        if consumer is None:
+            return
+        try:
+            consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
+        except (KafkaError, OSError, RuntimeError) as error:
+            _log.warning("kafka consumer did not close in order", error=repr(error))
+
+    def _connected(self) -> Any:
+        """Return a consumer that has joined or is joining the group."""
+        if self._consumer is None:
+            self._backoff.check(f"Kafka at {self._where()}")
+        try:
+            if self._consumer is None:
+                self._consumer = built(KafkaConsumer, self._arguments)
+                self._ledger = install(self._consumer)
+            if not self._subscribed:
+                self._subscribe(self._consumer)
+        except (KafkaError, OSError, RuntimeError) as error:
+            raise self._trouble(error) from error
+        return self._consumer
+
+    def _subscribe(self, consumer: Any) -> None:
+        for topic in self._settings.topics:
+            try:
+                consumer.end_offsets([KafkaPartition(topic, 0)], timeout_ms=TOPIC_TIMEOUT_MS)
+            except KafkaTimeoutError as error:
+                raise Unavailable(
+                    f"topic {topic} at {self._where()}: expected a topic with a leader"
+                ) from error
+        self._heard()
+        consumer.subscribe(
+            list(self._settings.topics), listener=self._membership.listener(consumer)
+        )
+        self._subscribed = True
+
+    def _fetch(
+        self, consumer: Any, timeout_s: float, paused: frozenset[TopicPartition]
+    ) -> Mapping[Any, Any]:
+        self._forget(self._membership.update())
+        try:
+            self._start_wanted(consumer)
+            self._ask_ends(consumer)
+            self._pause(consumer, paused)
+            fetched: Mapping[Any, Any] = consumer.poll(timeout_ms=max(0, int(timeout_s * 1000)))
+        except OffsetOutOfRangeError as error:
+            self._step_into_range(consumer, error.args[0])
+        except LogTruncationError as error:
+            self._step_back(consumer, error.divergent_offsets)
+        except KafkaError:
+            if not self._ledger.unreadable:
+                raise
+            self._step_past_unreadable(consumer)
+        else:
+            if fetched:
+                self._heard()
+            return fetched
+        return {}
+
+    def _start_wanted(self, consumer: Any) -> None:
+        for partition in sorted(self._membership.current & self._wanted.keys()):
+            offset = self._wanted[partition]
+            there = KafkaPartition(*partition)
+            if offset is None:
+                ask = (
+                    consumer.end_offsets
+                    if self._settings.start == "latest"
+                    else consumer.beginning_offsets
+                )
+                start: int = ask([there], timeout_ms=ASK_TIMEOUT_MS)[there]
+            else:
+                start = offset
+            consumer.seek(there, start)
+            self._ledger.positions[partition] = start
+            self._handed[partition] = -1 if offset is None else start
+            self._ask_at_s = self._clock.monotonic_s()
+            del self._wanted[partition]
+
+    def _ask_ends(self, consumer: Any) -> None:
+        """Ask where the logs end. Fetches can't tell: a broker that is down and one without news are equally silent."""
+        now_s = self._clock.monotonic_s()
+        if not self._handed or now_s < self._ask_at_s:
+            return
+        self._ask_at_s = now_s + ASK_ENDS_EVERY_S
+        partitions = [KafkaPartition(*partition) for partition in self._handed]
+        try:
+            ends = consumer.end_offsets(partitions, timeout_ms=ASK_TIMEOUT_MS)
+        except RetriableError:
+            self._ends.clear()
+            if now_s - self._heard_s > SILENCE_MAX_S:
+                raise
+            return
+        self._ends = {TopicPartition(*partition): end for partition, end in ends.items()}
+        self._heard()
+
+    def _pause(self, consumer: Any, paused: frozenset[TopicPartition]) -> None:
+        for partition in consumer.assignment():
+            ours = TopicPartition(*partition)
+            if ours in self._handed and ours not in paused:
+                consumer.resume(partition)
+            else:
+                consumer.pause(partition)
+
+    def _step_into_range(self, consumer: Any, offsets: Mapping[KafkaPartition, int]) -> None:
+        firsts = consumer.beginning_offsets(list(offsets), timeout_ms=ASK_TIMEOUT_MS)
+        ends = consumer.end_offsets(list(offsets), timeout_ms=ASK_TIMEOUT_MS)
+        for partition, offset in offsets.items():
+            reachable = max(firsts[partition], min(offset, ends[partition]))
+            # Within the range after all: the answer came from a replica that lags.
+            if reachable != offset:
+                self._step(consumer, partition, offset, reachable)
+
+    def _step_back(self, consumer: Any, divergent: Mapping[KafkaPartition, Any]) -> None:
+        ends = consumer.end_offsets(list(divergent), timeout_ms=ASK_TIMEOUT_MS)
+        for partition, known in divergent.items():
+            position = self._ledger.positions.get(TopicPartition(*partition))
+            if position is not None:
+                end = known.offset if known is not None else ends[partition]
+                self._step(consumer, partition, position, min(position, end))
+
+    def _step(
+        self, consumer: Any, partition: KafkaPartition, offset: int, next_offset: int
+    ) -> None:
+        ours = TopicPartition(*partition)
+        consumer.seek(partition, next_offset)
+        self._ledger.positions[ours] = next_offset
+        reason = "retention" if next_offset > offset else "truncation"
+        self._gaps.append(Gap(*ours, offset, next_offset, reason))
+        _log.error("gap in the log", topic=ours.topic, partition=ours.partition, reason=reason,
+                   first_offset=offset, next_offset=next_offset)  # fmt: skip
+
+    def _step_past_unreadable(self, consumer: Any) -> None:
+        for partition, offset in self._ledger.unreadable.items():
+            if partition in self._handed and self._ledger.is_confirmed(partition, offset):
+                consumer.seek(KafkaPartition(*partition), offset + 1)
+                self._ledger.positions[partition] = offset + 1
+                self._corrupt[partition] = Corrupt(
+                    offset, offset + 1, "batch length beyond the bytes fetched"
+                )
+        self._ledger.unreadable.clear()
+
+    def _batches(self, fetched: Mapping[Any, Any]) -> list[RecordBatch]:
+        batches = []
+        for partition, handed in self._handed.items():
+            items: list[Record | Corrupt] = fetched.get(partition, [])
+            next_offset = self._ledger.positions[partition]
+            if not items and next_offset == handed:
+                continue
+            corrupt = [item for item in items if isinstance(item, Corrupt)]
+            if partition in self._corrupt:
+                corrupt.append(self._corrupt.pop(partition))
+            records = [item for item in items if isinstance(item, Record)]
+            batches.append(RecordBatch(*partition, next_offset, records, corrupt))
+            self._handed[partition] = next_offset
+        return batches
+
+    def _forget(self, partitions: Iterable[TopicPartition]) -> None:
+        for partition in partitions:
+            self._ledger.forget(partition)
+            for known in (self._wanted, self._handed, self._corrupt, self._ends):
+                known.pop(partition, None)
+
+    def _heard(self) -> None:
+        self._heard_s = self._clock.monotonic_s()
+        self._backoff.reset()
+
+    def _trouble(self, error: Exception) -> Exception:
+        """Turn a client's error into what the loop understands; drop a client that will not get over it by itself."""
+        if isinstance(error, FencedInstanceIdError):
+            return self._fenced_member()
+        lasting = self._clock.monotonic_s() - self._heard_s > REBUILD_AFTER_S
+        what = f"Kafka at {self._where()}: {type(error).__name__}: {error}"
+        if isinstance(error, RetriableError) and not lasting and self._consumer is not None:
+            return Unavailable(what)
+        self.close()
+        self._forget(self._membership.lose_all())
+        self._heard_s = self._clock.monotonic_s()
+        return Unavailable(what, retry_after_s=self._backoff.grow())
+
+    def _committed(self, offsets: Mapping[Any, Any], answer: object) -> None:
+        if isinstance(answer, FencedInstanceIdError):
+            self._fenced = True
+        if isinstance(answer, Exception):
+            _log.warning("offset commit failed", error=repr(answer))
+
+    def _fenced_member(self) -> FencedMember:
+        return FencedMember(
+            f"group_instance_id {self._settings.group_instance_id} is used by another process"
+        )
+
+    def _where(self) -> str:
+        return ",".join(self._settings.bootstrap_servers)

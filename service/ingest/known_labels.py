@@ -1,0 +1,44 @@
+"""Raw labels that were seen before, with what they mean, so that a GPU's labels are resolved once and not per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from detectors.labels import LabelSets
+from service.ingest.fields import FieldTable, Lookup
+from service.ingest.reading import MEASUREMENT
+
+NO_GPU = -1  # in the place of a label set's id: these labels name no GPU
+Pairs = tuple[tuple[str, str], ...]
+
+_CACHE_MAX = 1 << 17  # labels come from outside: the memory they take is bounded
+
+
+class KnownLabels:
+    """Raw labels seen before, with the id of the label set that they mean and the metric names of their measurement."""
+
+    def __init__(self, fields: FieldTable, label_sets: LabelSets) -> None:
+        self._fields = fields
+        self._label_sets = label_sets
+        self._known: dict[Pairs, dict[Pairs, tuple[int, Lookup]]] = {}
+        self._size = 0
+
+    def find(self, labels: Mapping[str, str], defaults: Pairs) -> tuple[int, Lookup]:
+        """Return the label set's id, or NO_GPU, and what metric names mean there."""
+        pairs = tuple(labels.items())
+        of_defaults = self._known.get(defaults)
+        found = of_defaults.get(pairs) if of_defaults is not None else None
+        return found if found is not None else self._learn(labels, pairs, defaults)
+
+    def _learn(
+        self, labels: Mapping[str, str], pairs: Pairs, defaults: Pairs
+    ) -> tuple[int, Lookup]:
+        if self._size >= _CACHE_MAX:
+            self._known = {}
+            self._size = 0
+        meant = self._fields.label_set(labels, dict(defaults))
+        label_set = self._label_sets.intern(meant) if meant.is_gpu() else NO_GPU
+        found = label_set, self._fields.lookup(labels.get(MEASUREMENT, ""))
+        self._known.setdefault(defaults, {})[pairs] = found
+        self._size += 1
+        return found

@@ -1,0 +1,69 @@
+"""Rows of one batch while it is being decoded: lists to append to, arrays at the end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detectors.batch import EventBatch
+from detectors.columns import COLUMNS
+from service.ingest.contract import RecordBatch
+
+
+class Rows:
+    """Collects values; those of one record with the same label set and instant become one row, the last of a column counts."""
+
+    def __init__(self) -> None:
+        self._offsets: list[int] = []
+        self._times_ns: list[int] = []
+        self._label_sets: list[int] = []
+        self._cells: dict[int, tuple[list[int], list[float]]] = {}
+        self._of_record: dict[tuple[int, int], int] = {}
+        self._offset = -1
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def begin_record(self, offset: int) -> None:
+        """Rows of an earlier record are closed: another record is another row."""
+        self._offset = offset
+        if self._of_record:
+            self._of_record = {}
+
+    def row(self, label_set: int, time_ns: int) -> int:
+        """Return this record's row for a label set and an instant, a new one if it has none."""
+        key = (label_set, time_ns)
+        known = self._of_record.get(key)
+        if known is not None:
+            return known
+        fresh = len(self._offsets)
+        self._of_record[key] = fresh
+        self._offsets.append(self._offset)
+        self._times_ns.append(time_ns)
+        self._label_sets.append(label_set)
+        return fresh
+
+    def put(self, row: int, column: int, value: float) -> None:
+        """Set a cell."""
+        cells = self._cells.get(column)
+        if cells is None:
+            cells = self._cells[column] = ([], [])
+        cells[0].append(row)
+        cells[1].append(value)
+
+    def event_batch(self, source: RecordBatch) -> EventBatch:
+        """Return everything put so far as the EventBatch of `source`; columns in the order of COLUMNS."""
+        columns = {}
+        for column in sorted(self._cells):
+            rows, values = self._cells[column]
+            filled = np.full(len(self), np.nan)
+            filled[rows] = values
+            columns[COLUMNS[column].name] = filled
+        return EventBatch(
+            topic=source.topic,
+            partition=source.partition,
+            next_offset=source.next_offset,
+            offset=np.array(self._offsets, np.int64),
+            event_time_ns=np.array(self._times_ns, np.int64),
+            label_set=np.array(self._label_sets, np.int32),
+            columns=columns,
+        )

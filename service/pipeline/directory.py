@@ -1,0 +1,60 @@
+"""What the configuration knows of a GPU's labels: its owner, its price, and the power figures of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import numpy as np
+
+from detectors.labels import LabelSet
+from service.pipeline.gpu_models import gpu_model
+from service.pipeline.prices import PriceBook
+
+UNALLOCATED_OWNER = "unallocated"
+
+
+class Entry(NamedTuple):
+    """Owner by name; usd_per_hour, idle_watts, limit_watts NaN where unknown. MIG instances have no power of their own."""
+
+    owner: str
+    usd_per_hour: float
+    idle_watts: float
+    limit_watts: float
+
+
+class Directory:
+    """Looks labels up; the same labels always give the same entry."""
+
+    def __init__(self, prices: PriceBook, teams: Mapping[str, str]) -> None:
+        self._price: Callable[[LabelSet], float] = prices.usd_per_gpu_hour
+        self._teams = dict(teams)
+        self._known: dict[LabelSet, Entry] = {}
+
+    def look_up(self, labels: LabelSet) -> Entry:
+        """Return the entry of one entity's labels."""
+        # What does not change the answer must not fill the cache: pods come and go.
+        key = labels._replace(pod="", container="", uuid="", gpu="")
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._find(key)
+        return known
+
+    def _find(self, labels: LabelSet) -> Entry:
+        model = None if labels.mig_id else gpu_model(labels.model)
+        return Entry(
+            owner=self._owner(labels),
+            usd_per_hour=self._price(labels),
+            idle_watts=model.idle_watts if model else np.nan,
+            limit_watts=model.tdp_watts if model else np.nan,
+        )
+
+    def _owner(self, labels: LabelSet) -> str:
+        """Return who pays: the team, else the team of the namespace, else namespace or job."""
+        if labels.team:
+            return labels.team
+        for pattern, team in self._teams.items():
+            if labels.namespace and fnmatchcase(labels.namespace, pattern):
+                return team
+        return labels.namespace or labels.job or UNALLOCATED_OWNER

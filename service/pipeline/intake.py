@@ -1,0 +1,85 @@
+"""Intake: one batch of records becomes rows in the worker and letters for what is bad, and is counted."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from service.ingest.contract import DeadLetter, RecordBatch
+from service.ingest.decode import Decoder, make_letter
+from service.pipeline.worker import Refusal, Worker
+
+
+class Intake:
+    """Decodes, gates and counts. The tallies are part of the checkpoint: a restart counts nothing twice."""
+
+    def __init__(
+        self, decoder: Decoder, worker: Worker, value_bytes_max: int, resume: dict[str, Any] | None
+    ) -> None:
+        self._decoder = decoder
+        self._worker = worker
+        self._value_bytes_max = value_bytes_max
+        saved = resume or {}
+        self.outcomes: Counter[str] = Counter(saved.get("outcomes", {}))
+        self.letters_by_reason: Counter[str] = Counter(saved.get("letters_by_reason", {}))
+
+    def take(self, batch: RecordBatch) -> list[DeadLetter]:
+        """Take in a batch; return a letter for every record of which something had to be left out."""
+        decoded = self._decoder.decode(batch)
+        refusals = self._worker.ingest(decoded.batch)
+        letters = decoded.letters
+        outcomes = Counter(decoded.outcomes)
+        outcomes["rows"] += len(decoded.batch) - len(refusals)
+        if refusals:
+            letters = self._with_refusals(batch, decoded.batch.offset, letters, refusals, outcomes)
+        self.outcomes.update(outcomes)
+        self.letters_by_reason.update(letter.reason for letter in letters)
+        return letters
+
+    def _with_refusals(
+        self,
+        batch: RecordBatch,
+        row_offset: np.ndarray[Any, np.dtype[np.int64]],
+        letters: Sequence[DeadLetter],
+        refusals: Sequence[Refusal],
+        outcomes: Counter[str],
+    ) -> list[DeadLetter]:
+        """Add the rows that the worker refused: to the record's letter if it has one, else as a new one."""
+        by_offset: dict[int, list[Refusal]] = defaultdict(list)
+        for refusal in refusals:
+            by_offset[int(row_offset[refusal.row])].append(refusal)
+        offsets, counts = np.unique(row_offset, return_counts=True)
+        rows_of = dict(zip(offsets.tolist(), counts.tolist(), strict=True))
+        written = {letter.offset: letter for letter in letters}
+        records = {record.offset: record for record in batch.records}
+        for offset, refused in by_offset.items():
+            known = written.get(offset)
+            if known is not None:
+                written[offset] = replace(
+                    known, rejected_samples=known.rejected_samples + len(refused)
+                )
+            else:
+                written[offset] = make_letter(
+                    records[offset],
+                    batch.topic,
+                    batch.partition,
+                    reason=refused[0].reason,
+                    detail=refused[0].detail,
+                    count=len(refused),
+                    value_bytes_max=self._value_bytes_max,
+                )
+            if len(refused) == rows_of[offset]:
+                outcomes["accepted"] -= 1
+                outcomes["rejected"] += 1
+        return [written[offset] for offset in sorted(written)]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the tallies as plain JSON."""
+        return {
+            "outcomes": dict(sorted(self.outcomes.items())),
+            "letters_by_reason": dict(sorted(self.letters_by_reason.items())),
+        }

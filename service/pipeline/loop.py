@@ -1,0 +1,244 @@
+"""The loop: poll, take in, close ticks, send off, checkpoint. One thread, one order of things."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from service.alerting.contract import Notification
+from service.clock import Clock
+from service.errors import ConfigError, ConfigProblem, Unavailable
+from service.ingest.contract import DeadLetters, RecordBatch, Source, TopicPartition
+from service.ingest.dead_letter import Breaker
+from service.logs import get_logger
+from service.pipeline.checkpoint import Checkpoint, CheckpointStore
+from service.pipeline.intake import Intake
+from service.pipeline.worker import TickOutcome, Worker
+from service.settings import Settings
+
+log = get_logger(__name__)
+
+POLL_S = 0.5
+TICKS_PER_ROUND_MAX = 200  # so that a long gap in event time does not keep the loop from polling
+BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.2, 5.0
+
+T = TypeVar("T")
+
+
+class _Abandoned(Exception):
+    """Told to stop while something was unavailable: what was taken in since the last checkpoint is not safe yet."""
+
+
+
+class Outlet(Protocol):
+    """Where notifications go; they are durable when `put` returns. Raises Unavailable."""
+
+    def put(self, notifications: Sequence[Notification]) -> None: ...
+
+    def full(self) -> bool:
+        """Tell whether reading should wait until something was delivered."""
+        ...
+
+
+class Observer(Protocol):
+    """Sees the loop's progress; never changes it."""
+
+    def on_tick(self, worker: Worker, outcome: TickOutcome) -> None: ...
+
+    def on_round(self, loop: Loop) -> None:
+        """The loop came round."""
+        ...
+
+    def on_checkpoint(self, seconds: float) -> None:
+        """A checkpoint is durable; it took so long."""
+        ...
+
+    def on_trouble(self, what: str) -> None:
+        """Something is unavailable; the loop goes on trying."""
+        ...
+
+
+@dataclass(slots=True)
+class Idleness:
+    """Since when each partition has been read to its end without anything new (monotonic seconds)."""
+
+    after_s: float
+    since_s: dict[TopicPartition, float] = field(default_factory=dict)
+
+    def update(self, source: Source, busy: set[TopicPartition], now_s: float) -> frozenset[TopicPartition]:
+        """Return the partitions that hold nothing back; those of a finite input as soon as they ended."""
+        idle = set()
+        for partition in source.assigned():
+            if partition in busy or not source.ended(partition):
+                self.since_s.pop(partition, None)
+                continue
+            since_s = self.since_s.setdefault(partition, now_s)
+            if not source.live or now_s - since_s >= self.after_s:
+                idle.add(partition)
+        return frozenset(idle)
+
+
+class Loop:
+    """Runs until `stop` is set or a finite input has ended.
+
+    What a crash costs: everything after the last checkpoint is read again, and gives the same states, the same alert
+    ids and the same dead letters. Order within a round: letters before checkpoint, notifications before checkpoint,
+    checkpoint before commit.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        intake: Intake,
+        worker: Worker,
+        dead_letters: DeadLetters,
+        breaker: Breaker,
+        outlet: Outlet,
+        store: CheckpointStore | None,
+        observers: Sequence[Observer],
+        clock: Clock,
+        stop: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self.source = source
+        self.intake = intake
+        self.worker = worker
+        self._dead_letters = dead_letters
+        self._breaker = breaker
+        self._outlet = outlet
+        self._store = store
+        self._observers = observers
+        self._clock = clock
+        self._stop = stop
+        self._idleness = Idleness(settings.ingest.idle_partition_s)
+        self._idle: frozenset[TopicPartition] = frozenset()
+        self._sought: set[TopicPartition] = set()
+        self._checkpointed_s = clock.monotonic_s()
+        self._changed = False
+        self.checkpoints = 0
+        self.checkpoint_at_ns: int | None = None
+        self.finished = False
+
+    def run(self) -> None:
+        """Go round until told to stop; then take a last checkpoint."""
+        try:
+            while not self._stop.is_set() and not self.finished:
+                self._round()
+            if self._changed:
+                self._checkpoint()
+        except _Abandoned:
+            log.warning("stopped without a last checkpoint; the rows since the one before are read again")
+
+    def _round(self) -> None:
+        self._assign()
+        batches = self._insist("source", lambda: self.source.poll(POLL_S, self.paused()))
+        for batch in batches:
+            self._take(batch)
+        busy = {TopicPartition(batch.topic, batch.partition) for batch in batches}
+        self._idle = self._idleness.update(self.source, busy, self._clock.monotonic_s())
+        closed = self.worker.advance(self._idle, self._on_tick, TICKS_PER_ROUND_MAX)
+        self._changed |= bool(batches) or closed > 0
+        if not batches and closed < TICKS_PER_ROUND_MAX:
+            self._finish_if_ended()
+        elapsed_s = self._clock.monotonic_s() - self._checkpointed_s
+        if self._changed and elapsed_s >= self._settings.state.checkpoint_interval_s:
+            self._checkpoint()
+        for observer in self._observers:
+            observer.on_round(self)
+
+    def _assign(self) -> None:
+        assigned = self.source.assigned()
+        taken = self._sought - assigned
+        # All gone at once is a lost connection: they come back. Some gone means that somebody else has them.
+        if taken and assigned:
+            names = ", ".join(f"{topic}-{partition}" for topic, partition in sorted(taken))
+            message = (
+                f"partitions {names} went to another member of the group; expected to be its only member: "
+                "with state on a local disk one process reads all partitions"
+            )
+            raise ConfigError([ConfigProblem("source.kafka.group_id", message)])
+        for partition in sorted(assigned - self._sought):
+            self.source.seek(partition, self.worker.watermarks.next_offset(partition))
+        self.worker.watermarks.assign(assigned)
+        self._sought = set(assigned)
+
+    def paused(self) -> frozenset[TopicPartition]:
+        """Return the partitions that must wait now."""
+        if self._outlet.full():
+            return self.source.assigned()
+        watermarks = self.worker.watermarks
+        if self.worker.pending.rows > self._settings.ingest.pending_rows_max:
+            return watermarks.all_but_slowest(self._idle)
+        return watermarks.ahead(self._idle)
+
+    def _take(self, batch: RecordBatch) -> None:
+        letters = self.intake.take(batch)
+        if letters:
+            self._insist("dead letters", lambda: self._dead_letters.write(letters))
+        place = {record.offset: i for i, record in enumerate(batch.records)} if letters else {}
+        bad = sorted((place.get(letter.offset, 0), letter.reason) for letter in letters)
+        partition = TopicPartition(batch.topic, batch.partition)
+        self._breaker.observe(partition, len(batch.records), bad)
+
+    def _on_tick(self, outcome: TickOutcome) -> None:
+        for alert in outcome.fired:
+            log.info("alert pending -> firing", alert_id=alert.alert_id, kind=alert.kind, owner=alert.owner)
+        for alert in outcome.resolved:
+            log.info("alert firing -> resolved", alert_id=alert.alert_id, kind=alert.kind, owner=alert.owner)
+        if outcome.notifications:
+            self._insist("outbox", lambda: self._outlet.put(outcome.notifications))
+        for observer in self._observers:
+            observer.on_tick(self.worker, outcome)
+
+    def _finish_if_ended(self) -> None:
+        if self.source.live or not all(map(self.source.ended, self.source.assigned())):
+            return
+        self.worker.finish(self._on_tick)
+        self.finished = True
+
+    def _checkpoint(self) -> None:
+        """Save where we are: letters are durable first, so that no offset is passed before its letter."""
+        if self._store is None:
+            self._dead_letters.flush()
+            self._changed = False
+            return
+        position = self._insist("dead letters", self._dead_letters.flush)
+        extras: Mapping[str, Any] = {
+            "dead_letter_position": position,
+            "intake": self.intake.snapshot(),
+            "breaker": self._breaker.snapshot(),
+        }
+        self._checkpointed_s = self._clock.monotonic_s()
+        try:
+            self._store.save(Checkpoint(self.worker.snapshot(), extras))
+        except Unavailable as trouble:
+            self._tell(f"checkpoint: {trouble}")
+            return
+        self._changed = False
+        self.checkpoints += 1
+        for observer in self._observers:
+            observer.on_checkpoint(self._clock.monotonic_s() - self._checkpointed_s)
+        self.checkpoint_at_ns = self._clock.now_ns()
+        self.source.commit(self.worker.watermarks.next_offsets())
+        log.debug("checkpoint", rows=self.intake.outcomes["rows"], entities=len(self.worker.entities))
+
+    def _insist(self, what: str, attempt: Callable[[], T]) -> T:
+        """Try until it works, or raise _Abandoned when told to stop meanwhile: then no checkpoint may follow."""
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            try:
+                return attempt()
+            except Unavailable as trouble:
+                self._tell(f"{what}: {trouble}")
+                if self._stop.is_set():
+                    raise _Abandoned from trouble
+                self._clock.wait(trouble.retry_after_s or backoff_s)
+                backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
+
+    def _tell(self, what: str) -> None:
+        log.warning("unavailable", what=what)
+        for observer in self._observers:
+            observer.on_trouble(what)

@@ -1,0 +1,110 @@
+"""Rows that wait for their tick to be complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.batch import EventBatch
+from detectors.columns import COLUMNS
+from detectors.labels import LabelSet, LabelSets
+from detectors.state import Array, Snapshot
+from service.ingest.contract import TopicPartition
+
+
+class Chunk(NamedTuple):
+    """Rows of one tick from one batch: label_set int32[n], time_ns int64[n], columns float64[n] by name."""
+
+    label_set: NDArray[np.int32]
+    time_ns: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.float64]]
+
+
+class Pending:
+    """Chunks by tick and partition. `rows` is how many rows wait."""
+
+    def __init__(self, tick_ns: int, label_sets: LabelSets, resume: Snapshot | None) -> None:
+        self._tick_ns = tick_ns
+        self._label_sets = label_sets
+        self._ticks: dict[int, dict[TopicPartition, list[Chunk]]] = {}
+        self.rows = 0
+        if resume is not None:
+            self._resume(resume)
+
+    def _resume(self, saved: Snapshot) -> None:
+        ids = [self._label_sets.intern(LabelSet(*row)) for row in saved["labels"].tolist()]
+        label_set = np.array(ids, np.int32)[saved["label_set"]]
+        names = [column.name for column in COLUMNS if f"columns.{column.name}" in saved]
+        for p, name in enumerate(zip(saved["topics"].tolist(), saved["partitions"].tolist(), strict=True)):
+            own = saved["partition_index"] == p
+            columns = {column: saved[f"columns.{column}"][own] for column in names}
+            self.add(TopicPartition(*name), Chunk(label_set[own], saved["time_ns"][own], columns))
+
+    def add_batch(self, batch: EventBatch, accepted: NDArray[np.bool_]) -> None:
+        """Keep the accepted rows of a batch."""
+        columns = {name: column[accepted] for name, column in batch.columns.items()}
+        chunk = Chunk(batch.label_set[accepted], batch.event_time_ns[accepted], columns)
+        self.add(TopicPartition(batch.topic, batch.partition), chunk)
+
+    def add(self, partition: TopicPartition, chunk: Chunk) -> None:
+        """Keep rows of one partition; they may belong to several ticks."""
+        ticks = chunk.time_ns // self._tick_ns
+        for tick in np.unique(ticks).tolist():
+            inside = ticks == tick
+            columns = {name: column[inside] for name, column in chunk.columns.items()}
+            # A column without a value must not linger: a snapshot holds just what the rows hold.
+            columns = {n: column for n, column in columns.items() if not np.isnan(column).all()}
+            part = Chunk(chunk.label_set[inside], chunk.time_ns[inside], columns)
+            self._ticks.setdefault(tick, {}).setdefault(partition, []).append(part)
+        self.rows += len(chunk.time_ns)
+
+    def first_tick(self) -> int | None:
+        """Return the earliest tick that has rows."""
+        return min(self._ticks, default=None)
+
+    def last_tick(self) -> int | None:
+        """Return the latest tick that has rows."""
+        return max(self._ticks, default=None)
+
+    def take(self, tick: int) -> list[Chunk]:
+        """Hand over the rows of a tick."""
+        chunks = [chunk for parts in self._ticks.pop(tick, {}).values() for chunk in parts]
+        self.rows -= sum(len(chunk.time_ns) for chunk in chunks)
+        return chunks
+
+    def label_sets(self) -> list[int]:
+        """Return the ids of all label sets that waiting rows have."""
+        chunks = [c for parts in self._ticks.values() for part in parts.values() for c in part]
+        return np.unique(np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)])).tolist()
+
+    def snapshot(self) -> dict[str, Array]:
+        """Return the rows by partition, tick and log order: the same rows give the same bytes, however they were cut."""
+        partitions = sorted({name for parts in self._ticks.values() for name in parts})
+        chunks, owner = [], []
+        for p, name in enumerate(partitions):
+            for tick in sorted(self._ticks):
+                for chunk in self._ticks[tick].get(name, []):
+                    chunks.append(chunk)
+                    owner.append(np.full(len(chunk.time_ns), p, np.int32))
+        used = sorted({self._label_sets[i]: i for i in self.label_sets()}.items())
+        rank = np.zeros(len(self._label_sets) + 1, np.int32)
+        rank[np.array([i for _, i in used], np.int64)] = np.arange(len(used))
+        label_set = np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)])
+        saved: dict[str, Array] = {
+            "topics": np.array([name.topic for name in partitions], np.str_),
+            "partitions": np.array([name.partition for name in partitions], np.int64),
+            "labels": np.array([list(labels) for labels, _ in used], np.str_).reshape(
+                -1, len(LabelSet._fields)
+            ),
+            "partition_index": np.concatenate([np.empty(0, np.int32), *owner]),
+            "label_set": rank[label_set],
+            "time_ns": np.concatenate([np.empty(0, np.int64), *(c.time_ns for c in chunks)]),
+        }
+        for column in COLUMNS:
+            if any(column.name in chunk.columns for chunk in chunks):
+                parts = [c.columns.get(column.name, np.full(len(c.time_ns), np.nan)) for c in chunks]
+                saved[f"columns.{column.name}"] = np.concatenate(parts)
+        return saved

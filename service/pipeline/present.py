@@ -1,0 +1,71 @@
+"""From the worker's state to what readers may know."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from detectors.features import ACTIVITY
+from detectors.idle_waste import IdleWaste
+from service.alerting.contract import Alert, AlertStatus
+from service.pipeline.worker import Worker
+from service.view import FleetView
+
+ALERTS_SHOWN_MAX = 2_000
+RESOLVED_SHOWN_MAX = 200
+
+
+class Presenter:
+    """Builds views. Keeps the recently resolved alerts and the count of all resolved ones, for reading only."""
+
+    def __init__(self) -> None:
+        self._resolved: list[Alert] = []
+        self.resolved_count = 0
+
+    def note_resolved(self, alerts: tuple[Alert, ...]) -> None:
+        """Remember alerts that ended."""
+        self._resolved = [*self._resolved, *alerts][-RESOLVED_SHOWN_MAX:]
+        self.resolved_count += len(alerts)
+
+    def view(self, worker: Worker) -> FleetView:
+        """Return the fleet as of the last closed tick; call it only after one was closed."""
+        now_ns = worker.as_of_ns()
+        figures = cast("IdleWaste", worker.detectors[IdleWaste.name]).figures()
+        latest = {name: worker.features.latest(name, now_ns) for name in (
+            ACTIVITY, "tensor_ratio", "power_watts", "fb_used_bytes", "fb_free_bytes", "fb_total_bytes",
+        )}  # fmt: skip
+        total = latest["fb_total_bytes"]
+        known = latest["fb_used_bytes"] + latest["fb_free_bytes"]
+        usd_per_hour = worker.fleet(now_ns).usd_per_hour.copy()
+        firing = list(worker.firing(now_ns).values())
+        firing.sort(key=lambda alert: (-(alert.usd_per_hour or 0.0), alert.alert_id))
+        pending = sum(cycle.pending_count() for cycle in worker.lifecycles.values())
+        return FleetView(
+            as_of_ns=now_ns,
+            entity_key=tuple(labels.entity_key() for labels in worker.entities.labels),
+            labels=tuple(worker.entities.labels),
+            owner=tuple(entry.owner for entry in worker.entries),
+            state=figures["state"],
+            state_since_ns=figures["state_since_ns"],
+            usd_per_hour=usd_per_hour,
+            waste_usd_per_hour=usd_per_hour * figures["score"],
+            waste_usd_total=figures["usd_in_state"].sum(axis=1),
+            confidence=figures["confidence"],
+            signal=figures["signal"],
+            activity_ratio=latest[ACTIVITY],
+            tensor_ratio=latest["tensor_ratio"],
+            power_watts=latest["power_watts"],
+            fb_used_bytes=latest["fb_used_bytes"],
+            fb_total_bytes=np.where(np.isnan(total), known, total),
+            seconds_in_state=figures["seconds_in_state"],
+            waste_usd_in_state=figures["usd_in_state"],
+            retired_seconds=figures["retired"][0],
+            retired_waste_usd=figures["retired"][1],
+            alerts=(*firing[:ALERTS_SHOWN_MAX], *reversed(self._resolved)),
+            alert_counts={
+                AlertStatus.PENDING: pending,
+                AlertStatus.FIRING: len(firing),
+                AlertStatus.RESOLVED: self.resolved_count,
+            },
+        )

@@ -1,0 +1,132 @@
+"""The reporter: tells readers, after ticks and rounds, what the fleet and the service are like."""
+
+from __future__ import annotations
+
+from service.alerting.deliver import Deliverer
+from service.clock import Clock
+from service.ingest.contract import TopicPartition
+from service.metrics import LoopTimings
+from service.pipeline.loop import Loop
+from service.pipeline.present import Presenter
+from service.pipeline.worker import TickOutcome, Worker
+from service.settings import Settings
+from service.view import RECORD_OUTCOMES, SAMPLE_OUTCOMES, PartitionStatus, Publisher, ServiceStatus
+from service.watchdog import Watchdog
+
+VIEW_INTERVAL_S = 0.5  # a page asks every two seconds; more views than that nobody sees
+STATUS_INTERVAL_S = 0.25
+
+
+class Reporter:
+    """Publishes views and status at most as often as they can be read, and feeds the watchdog."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        timings: LoopTimings,
+        settings: Settings,
+        deliverer: Deliverer,
+        watchdog: Watchdog,
+        clock: Clock,
+    ) -> None:
+        self._publisher = publisher
+        self._timings = timings
+        self._settings = settings
+        self._deliverer = deliverer
+        self._watchdog = watchdog
+        self._clock = clock
+        self._presenter = Presenter()
+        self._view_s: float | None = None
+        self._status_s: float | None = None
+        self._shown_ns = 0
+        self._trouble = ""
+
+    def on_tick(self, worker: Worker, outcome: TickOutcome) -> None:
+        """Take note of a closed tick."""
+        self._watchdog.tick()
+        self._timings.tick.observe(outcome.seconds)
+        self._presenter.note_resolved(outcome.resolved)
+
+    def on_checkpoint(self, seconds: float) -> None:
+        """Take note of a durable checkpoint."""
+        self._timings.checkpoint.observe(seconds)
+
+    def on_trouble(self, what: str) -> None:
+        """Say that the service waits for something, and is not ready meanwhile."""
+        self._watchdog.tick()
+        self._trouble = what
+        status = self._publisher.status
+        self._publisher.publish_status(
+            ServiceStatus(**{**status.__dict__, "ready": False, "reasons": (what,)})
+        )
+
+    def on_round(self, loop: Loop) -> None:
+        """Publish what has changed since the last time."""
+        self._watchdog.tick()
+        self._deliverer.raise_if_failed()
+        self._trouble = ""
+        now_s = self._clock.monotonic_s()
+        worker = loop.worker
+        due = self._view_s is None or now_s - self._view_s >= VIEW_INTERVAL_S or loop.finished
+        if due and worker.as_of_ns() > self._shown_ns and worker.was_judged():
+            self._publisher.publish_view(self._presenter.view(worker))
+            self._view_s, self._shown_ns = now_s, worker.as_of_ns()
+        if self._status_s is None or now_s - self._status_s >= STATUS_INTERVAL_S or loop.finished:
+            self._publisher.publish_status(self._status(loop))
+            self._status_s = now_s
+
+    def _status(self, loop: Loop) -> ServiceStatus:
+        reasons = self._reasons(loop)
+        delivery = self._deliverer.snapshot()
+        outcomes = loop.intake.outcomes
+        worker = loop.worker
+        return ServiceStatus(
+            ready=not reasons,
+            reasons=reasons,
+            source_kind=self._settings.source.kind,
+            source_ended=loop.finished,
+            tick_s=self._settings.fleet.tick_s,
+            records={name: outcomes[name] for name in RECORD_OUTCOMES},
+            samples={name: outcomes[name] for name in SAMPLE_OUTCOMES},
+            dead_letters=dict(loop.intake.letters_by_reason),
+            partitions=self._partitions(loop),
+            watermark_ns=worker.as_of_ns() or None,
+            pending_rows=worker.pending.rows,
+            receivers=tuple(sorted({receiver for receiver, _ in delivery.outcomes})),
+            notifications=delivery.outcomes,
+            outbox_rows=sum(delivery.waiting.values()),
+            entities=len(worker.entities),
+            entities_max=self._settings.fleet.entities_max,
+            breaker_open=False,
+            checkpoints=loop.checkpoints,
+            checkpoint_at_ns=loop.checkpoint_at_ns,
+        )
+
+    def _reasons(self, loop: Loop) -> tuple[str, ...]:
+        if not loop.source.assigned():
+            return ("no partition is assigned yet",)
+        return ()
+
+    @staticmethod
+    def _partitions(loop: Loop) -> tuple[PartitionStatus, ...]:
+        paused = loop.paused()
+        watermarks = loop.worker.watermarks
+        rows = []
+        for partition in sorted(loop.source.assigned()):
+            watermark_ns = watermarks.watermark_ns(partition)
+            rows.append(
+                PartitionStatus(
+                    partition.topic,
+                    partition.partition,
+                    next_offset=watermarks.next_offset(partition) or 0,
+                    lag_records=_lag(loop, partition),
+                    watermark_ns=watermark_ns if watermark_ns >= 0 else None,
+                    paused=partition in paused,
+                )
+            )
+        return tuple(rows)
+
+
+def _lag(loop: Loop, partition: TopicPartition) -> int | None:
+    """Return how many records wait in the log; only a source that knows its log's end can tell."""
+    return 0 if loop.source.ended(partition) else None
