@@ -103,10 +103,9 @@ class Entities:
         return changed
 
     def confirm(self, entity: NDArray[np.int64], last_ns: NDArray[np.int64]) -> None:
-        """Note that entities still report under the labels they had: what `describe` would do, for many at once."""
-        held = entity[self.state["attributed_ns"][entity] > 0]
-        newest = last_ns[self.state["attributed_ns"][entity] > 0]
-        self.state["attributed_ns"][held] = np.maximum(self.state["attributed_ns"][held], newest)
+        """Note that entities report under the same holder as before: what `describe` would do, for many at once."""
+        newest = np.maximum(self.state["attributed_ns"][entity], last_ns)
+        self.state["attributed_ns"][entity] = newest
 
     def _hold(self, entity: int, known: list[str], holder: LabelSet, first_ns: int, last_ns: int) -> None:
         if [holder[i] for i in ATTRIBUTION] != [known[i] for i in ATTRIBUTION]:

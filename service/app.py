@@ -38,6 +38,7 @@ from service.pipeline.directory import Directory
 from service.pipeline.intake import Intake
 from service.pipeline.loop import Loop, Observer
 from service.pipeline.prices import PriceBook
+from service.pipeline.replay import Recorder
 from service.pipeline.reporter import Reporter
 from service.pipeline.warm_up import warm_up
 from service.pipeline.worker import Worker
@@ -209,3 +210,23 @@ def _dead_letters(
         return DeadLetterTopic(settings.source.kafka, chosen, clock)
     position = int(resume.extras["dead_letter_position"]) if resume is not None else 0
     return DeadLetterFile(directory.dead_letters, chosen, position)
+
+
+def run_replay(settings: Configuration, inputs: Sequence[str], out: Path, clock: Clock) -> dict[str, Any]:
+    """Replay recorded input into the folder `out`; return the summary."""
+    files = settings.source.file.model_copy(update={"paths": list(inputs), "follow": False})
+    return replay_source(settings, FileSource(files, clock), out, clock)
+
+
+def replay_source(settings: Configuration, source: Source, out: Path, clock: Clock) -> dict[str, Any]:
+    """Run a finite source through the pipeline, fresh, into the folder `out`; return the summary."""
+    recorder = Recorder(out, settings.fleet.tick_s)
+    letters = DeadLetterFile(out / "dead_letters.ndjson", settings.ingest.dead_letter, 0)
+    pipeline = Pipeline(settings, source, None, clock)
+    loop = pipeline.loop(letters, recorder, None, [recorder], threading.Event())
+    try:
+        loop.run()
+        return recorder.finish(loop)
+    finally:
+        letters.close()
+        source.close()

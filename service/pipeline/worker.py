@@ -288,7 +288,8 @@ class Worker:
         alone = ends - starts == 1
         only = np.where(alone, label_set[starts], -1)
         known = alone & (only == self._settled[present])
-        self.entities.confirm(present[known], last_ns[known])
+        named = np.array([self._label_sets[i].is_attributed() for i in only[known].tolist()], bool)
+        self.entities.confirm(present[known][named], last_ns[known][named])
         self._settled[present] = only
         for start, end in zip(starts[~known].tolist(), ends[~known].tolist(), strict=True):
             seen = [

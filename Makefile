@@ -1,0 +1,47 @@
+# Each target installs what it needs into .venv; the lock file holds every version with its hash.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install run test check bench kafka lock clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+		{ echo "the venv module is needed: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: install
+	$(BIN)/skinflint run
+
+test: install
+	@command -v java >/dev/null || { echo "Java 17 is needed for the Kafka tests: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
+	@command -v mvn >/dev/null || { echo "Maven is needed for the Kafka tests: apt-get install maven" >&2; exit 1; }
+	@command -v chromium >/dev/null || { echo "Chromium is needed for the page test: apt-get install chromium" >&2; exit 1; }
+	@command -v promtool >/dev/null || { echo "promtool is needed for the metrics test: apt-get install prometheus" >&2; exit 1; }
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q tests
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m tests.bench
+
+kafka: install
+	$(BIN)/python -m tests.kafka
+
+# Universal, with hashes; the resolver's own settings decide where packages come from, so no host stands in the file.
+lock: install
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --no-annotate --no-header \
+		--python-version 3.11 pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

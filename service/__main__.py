@@ -1,0 +1,220 @@
+"""The command line: arguments in, exit code out; everything else is built in app.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service import app, config
+from service.clock import SystemClock
+from service.config import Configuration
+from service.errors import ConfigError, ConfigProblem, CorruptState, FloodOfPoison
+from service.ingest.kafka_capture import capture as capture_records
+from service.ingest.simulate.evaluate import SETTLE_S
+from service.logs import configure, get_logger
+from service.reports import evaluate_simulation, print_replay, print_scores, produce_simulation
+from service.settings import LogSettings
+
+log = get_logger(__name__)
+cli = typer.Typer(
+    name="skinflint",
+    help="Which GPUs are wasted, who pays, what to change: streaming FinOps for AI and GPU fleets.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXIT_ERROR, EXIT_CONFIG, EXIT_FLOOD, EXIT_CORRUPT = 1, 2, 3, 4
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file; without it, ./config.yaml.")
+]
+OutputFormat = Annotated[str, typer.Option("--format", help="text or json.")]
+
+
+def _load(config_file: Path | None) -> Configuration:
+    if config_file is None and Path("config.yaml").is_file():
+        config_file = Path("config.yaml")
+    return config.load(config_file, os.environ, app.configuration_type())
+
+
+@cli.command()
+def run(config_file: ConfigFile = None) -> None:
+    """Run the service until it is told to stop."""
+    settings = _load(config_file)
+    configure(settings.log)
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask_to_stop)
+    app.run_service(settings, SystemClock(), stop)
+    log.info("stopped")
+
+
+@cli.command()
+def replay(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders, capture files, or - for stdin.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    config_file: ConfigFile = None,
+    output: OutputFormat = "text",
+) -> None:
+    """Run the same pipeline over recorded input at full speed; the same input gives the same bytes."""
+    settings = _load(config_file)
+    configure(settings.log)
+    summary = app.run_replay(settings, inputs, out, SystemClock())
+    print_replay(summary, out, output)
+
+
+@cli.command()
+def simulate(
+    config_file: ConfigFile = None,
+    duration_s: Annotated[float, typer.Option(help="Event time to simulate.")] = 3600,
+    nodes: Annotated[int | None, typer.Option(help="Nodes of eight GPUs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    scenario: Annotated[str, typer.Option(help="fleet, clean or broken_telemetry.")] = "fleet",
+    wire: Annotated[str, typer.Option("--wire", help="Format of the records: native, otlp_proto, …")] = "native",
+    out: Annotated[Path | None, typer.Option("--out", help="Write records to this file.")] = None,
+    topic: Annotated[str, typer.Option(help="Produce to this topic of source.kafka instead.")] = "",
+    truth: Annotated[Path | None, typer.Option(help="Write the ground truth to this file.")] = None,
+) -> None:
+    """Write a simulated fleet's telemetry to a file or to Kafka, in any of the wire formats."""
+    settings = _load(config_file)
+    configure(settings.log)
+    changes: dict[str, Any] = {"duration_s": duration_s, "speed": 0, "truth_file": str(truth or "")}
+    changes |= {k: v for k, v in (("nodes", nodes), ("seed", seed)) if v is not None}
+    fleet = settings.source.simulate.model_copy(update=changes)
+    count = produce_simulation(fleet, scenario, wire, out, settings.source.kafka, topic, SystemClock())
+    typer.echo(f"{count} messages written", err=True)
+
+
+@cli.command()
+def evaluate(
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "1,2,3",
+    nodes: Annotated[int, typer.Option(help="Nodes of eight GPUs.")] = 32,
+    hours: Annotated[float, typer.Option(help="Event time of each run.")] = 8,
+    scenario: Annotated[str, typer.Option(help="fleet, clean or broken_telemetry.")] = "fleet",
+    settle_s: Annotated[float, typer.Option(help="Time after each change that is not judged.")] = SETTLE_S,
+    config_file: ConfigFile = None,
+    output: OutputFormat = "text",
+) -> None:
+    """Run the detectors over simulated fleets and compare with the ground truth, state by state."""
+    settings = _load(config_file)
+    configure(settings.log.model_copy(update={"level": "warning"}))
+    numbers = [int(seed) for seed in seeds.split(",")]
+    results = [
+        evaluate_simulation(settings, seed, nodes, hours * 3600, scenario, settle_s) for seed in numbers
+    ]
+    print_scores(dict(zip(numbers, results, strict=True)), output)
+
+
+@cli.command()
+def capture(
+    topics: Annotated[list[str], typer.Argument(help="Topics to read.")],
+    out: Annotated[Path, typer.Option("--out", help="Capture file; .gz and .zst are compressed.")],
+    max_records: Annotated[int | None, typer.Option(help="Stop after so many records.")] = None,
+    start: Annotated[str, typer.Option("--from", help="earliest or latest.")] = "earliest",
+    follow: Annotated[bool, typer.Option(help="Go on past the present end.")] = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Copy records of Kafka topics into a capture file that `replay` reads."""
+    settings = _load(config_file)
+    configure(settings.log)
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    count = capture_records(
+        settings.source.kafka, topics, out, SystemClock(),
+        records_max=max_records, start=start, follow=follow, stopped=stop.is_set,
+    )  # fmt: skip
+    typer.echo(f"{count} records written to {out}", err=True)
+
+
+@cli.command("check-config")
+def check_config(config_file: ConfigFile = None, output: OutputFormat = "text") -> None:
+    """Check the configuration and say everything that is wrong with it."""
+    settings = _load(config_file)
+    app.build_notifiers(settings, SystemClock())
+    if output == "json":
+        typer.echo(json.dumps({"valid": True, "problems": []}))
+        return
+    typer.echo("the configuration is valid")
+
+
+@cli.command("print-config")
+def print_config(config_file: ConfigFile = None) -> None:
+    """Print the effective configuration as JSON; secrets are stars."""
+    typer.echo(json.dumps(config.redacted(_load(config_file)), indent=2))
+
+
+@cli.command("config-schema")
+def config_schema() -> None:
+    """Print the JSON schema of config.yaml, for editors."""
+    typer.echo(json.dumps(config.schema(app.configuration_type()), indent=2))
+
+
+@cli.command("config-document")
+def config_document(
+    markdown: Annotated[bool, typer.Option(help="The reference as Markdown.")] = False,
+) -> None:
+    """Print the documented default configuration, as it stands in config.yaml."""
+    render = config.reference if markdown else config.document
+    typer.echo(render(app.configuration_type()), nl=False)
+
+
+@cli.command()
+def version(output: OutputFormat = "text") -> None:
+    """Print the version, and those of the parts that matter when something is wrong."""
+    names = ("skinflint", "kafka-python", "numba", "numpy")
+    found = {name: package_version(name) for name in names} | {"python": sys.version.split()[0]}
+    if output == "json":
+        typer.echo(json.dumps(found))
+        return
+    table = Table("part", "version")
+    for name, number in found.items():
+        table.add_row(name, number)
+    Console().print(table)
+
+
+def _print_problems(problems: list[ConfigProblem]) -> None:
+    if "--format=json" in sys.argv or "json" in sys.argv[1:]:
+        document = {"valid": False, "problems": [
+            {"file": p.file, "line": p.line, "path": p.path, "message": p.message} for p in problems
+        ]}  # fmt: skip
+        typer.echo(json.dumps(document))
+        return
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+
+
+def main() -> None:
+    """Run the command line; what ends it decides the exit code: 0 well, 1 bug, 2 configuration, 3 flood, 4 state."""
+    try:
+        cli()
+    except ConfigError as error:
+        _print_problems(error.problems)
+        sys.exit(EXIT_CONFIG)
+    except FloodOfPoison as error:
+        typer.echo(f"error: the breaker is open: {error}", err=True)
+        sys.exit(EXIT_FLOOD)
+    except CorruptState as error:
+        typer.echo(f"error: saved state cannot be used: {error}", err=True)
+        sys.exit(EXIT_CORRUPT)
+
+
+if __name__ == "__main__":
+    configure(LogSettings())
+    main()

@@ -1,0 +1,124 @@
+"""What commands compute and print: replays, simulations and their evaluation."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service import app
+from service.clock import Clock, SystemClock
+from service.config import Configuration
+from service.errors import ConfigError, ConfigProblem
+from service.ingest.simulate.evaluate import Evaluation, evaluate, read_intervals
+from service.ingest.simulate.produce import PRODUCE_FORMATS, FileSink, KafkaSink, produce
+from service.ingest.simulate.source import SCENARIOS, SimulateSource
+from service.settings import KafkaSettings, SimulateSettings
+
+EVALUATION_START_NS = 1_790_000_000 * 10**9
+
+
+def print_replay(summary: Mapping[str, Any], out: Path, output: str) -> None:
+    """Print a replay's summary as a table or as JSON."""
+    if output == "json":
+        typer.echo(json.dumps(summary, sort_keys=True))
+        return
+    table = Table("replay", str(out), title_justify="left")
+    for name in ("records", "rows", "entities", "ticks", "alerts", "waste_usd", "rows_per_s", "state_hash"):
+        table.add_row(name, str(summary[name]))
+    for reason, count in summary["rejects_by_reason"].items():
+        table.add_row(f"rejected: {reason}", str(count))
+    for state, hours in summary["hours_in_state"].items():
+        table.add_row(f"GPU-hours {state}", f"{hours:.2f}")
+    Console().print(table)
+
+
+def produce_simulation(
+    fleet: SimulateSettings,
+    scenario: str,
+    wire: str,
+    out: Path | None,
+    kafka: KafkaSettings,
+    topic: str,
+    clock: Clock,
+) -> int:
+    """Write a simulated fleet to a file or a topic; return how many messages."""
+    problems = []
+    if wire not in PRODUCE_FORMATS:
+        problems.append(ConfigProblem("--wire", f"{wire!r}; expected one of {', '.join(PRODUCE_FORMATS)}"))
+    if scenario not in SCENARIOS:
+        problems.append(ConfigProblem("--scenario", f"{scenario!r}; expected one of {', '.join(SCENARIOS)}"))
+    if bool(out) == bool(topic):
+        problems.append(ConfigProblem("--out, --topic", "expected one of the two"))
+    if problems:
+        raise ConfigError(problems)
+    source = SimulateSource(fleet, clock, scenario)
+    for partition in source.assigned():
+        source.seek(partition, None)
+    sink = FileSink(out, capture=wire != "native") if out else KafkaSink(kafka, topic)
+    return produce(source, wire, sink, lambda count: None)
+
+
+def evaluate_simulation(
+    settings: Configuration, seed: int, nodes: int, duration_s: float, scenario: str, settle_s: float
+) -> dict[str, Any]:
+    """Run one simulated fleet through the pipeline and score it; also counts the idle findings."""
+    clock = SystemClock()
+    fleet = SimulateSettings(nodes=nodes, seed=seed, duration_s=duration_s, speed=0)
+    source = SimulateSource(fleet, clock, scenario, start_ns=EVALUATION_START_NS)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        summary = app.replay_source(settings, source, out, clock)
+        found = list(read_intervals(out / "intervals.ndjson"))
+        alerts = [json.loads(line) for line in (out / "alerts.ndjson").open(encoding="utf-8")]
+    end_ns = int(summary["as_of_ns"])
+    truth = list(source.truth.rows(source.entities, source.start_ns, end_ns))
+    idle = ("truly_idle", "idle_held", "unallocated")
+    fired = [alert for alert in alerts if alert["status"] == "firing"]
+    return {
+        "evaluation": evaluate(truth, found, settle_s),
+        "idle_alerts": sum(alert["kind"] in idle for alert in fired),
+        "alerts": len(fired),
+    }
+
+
+def print_scores(results: Mapping[int, Mapping[str, Any]], output: str) -> None:
+    """Print precision and recall per state and seed, as tables or as JSON."""
+    if output == "json":
+        typer.echo(json.dumps({seed: _scores_json(result) for seed, result in results.items()}))
+        return
+    console = Console()
+    for seed, result in results.items():
+        evaluation: Evaluation = result["evaluation"]
+        table = Table(
+            "state", "precision", "recall", "GPU-hours", "precision, raw", "recall, raw",
+            title=f"seed {seed}: settled {evaluation.settle_s:g} s after each change; "
+            f"{result['alerts']} alerts, {result['idle_alerts']} of them idle or unallocated",
+        )  # fmt: skip
+        raw = {score.state: score for score in evaluation.raw}
+        for score in evaluation.settled:
+            table.add_row(
+                score.state, _share(score.precision), _share(score.recall),
+                f"{score.support_s / 3600:.1f}", _share(raw[score.state].precision), _share(raw[score.state].recall),
+            )  # fmt: skip
+        console.print(table)
+
+
+def _scores_json(result: Mapping[str, Any]) -> dict[str, Any]:
+    evaluation: Evaluation = result["evaluation"]
+    return {
+        "idle_alerts": result["idle_alerts"],
+        "alerts": result["alerts"],
+        "states": {score.state: score._asdict() for score in evaluation.settled},
+        "raw": {score.state: score._asdict() for score in evaluation.raw},
+    }
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
