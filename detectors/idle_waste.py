@@ -79,6 +79,8 @@ class IdleWasteParams(Params):
     """A GPU is quiet when no larger share of its samples was active."""
     efficiency_min: Ratio = 0.5
     """Mean activity below this is low efficiency; NVIDIA calls SM activity below 0.5 ineffective use."""
+    efficient_load_min: Ratio = 0.42
+    """Without SM activity, a busy GPU that draws less than this share of its power range is low efficiency."""
     context_mib: Annotated[float, Field(ge=0)] = 1024
     """Framebuffer in use below this is no more than a context: nothing of value is held."""
     veto_load_min: Ratio = 0.25
@@ -341,6 +343,7 @@ class IdleWaste:
             f["fb_range"],
             self._rules["idle_duty_max"],
             self._rules["efficiency_min"],
+            p.efficient_load_min,
             p.context_mib * 2**20,
             p.veto_load_min,
             p.veto_util_min,

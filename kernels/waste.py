@@ -38,6 +38,7 @@ def waste_classify(
     fb_range: NDArray[np.float64],
     idle_duty_max: NDArray[np.float64],
     efficiency_min: NDArray[np.float64],
+    efficient_load_min: float,
     context_bytes: float,
     veto_load_min: float,
     veto_util_min: float,
@@ -68,8 +69,9 @@ def waste_classify(
                 and its variance; util, tensor, dram: means in 0..1; power_load: (power - idle) / (limit - idle), NaN if
                 the model's figures are unknown or the power is not this entity's alone; io: PCIe and NVLink bytes/s;
                 fb: mean framebuffer bytes; fb_range: its highest less its lowest
-    Parameters  idle_duty_max, efficiency_min float64[m], which a user may set per namespace; the rest scalars, named
-                as the figures they bound; signal_trust float64[4]
+    Parameters  idle_duty_max, efficiency_min float64[m], which a user may set per namespace; efficient_load_min, the
+                power load that takes the place of efficiency_min where SM activity is not measured; the rest scalars,
+                named as the figures they bound; signal_trust float64[4]
     Output      out_state int8[m]; out_score float64[m], wasted share in 0..1; out_confidence float64[m] in 0..1;
                 out_disagrees bool[m], telemetry contradicts itself (the state is then unknown, never idle)
     Source      states after gpu-usage-audit (idle-held, truly-idle), NVIDIA/nccl#968 (hung: full utilisation near idle
@@ -125,6 +127,12 @@ def waste_classify(
             out_state[e] = LOW_EFFICIENCY
             out_score[e] = 1.0 - activity[e] / efficiency_min[e]
             out_confidence[e] = trust
+            continue
+        # Engine and NVML utilisation say that something ran, not how much of the chip; power says how much.
+        if signal[e] > 0 and power_load[e] < efficient_load_min:
+            out_state[e] = LOW_EFFICIENCY
+            out_score[e] = 1.0 - max(power_load[e], 0.0) / efficient_load_min
+            out_confidence[e] = 0.8 * trust
             continue
         out_state[e] = ACTIVE
         out_confidence[e] = trust

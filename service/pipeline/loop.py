@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -184,10 +185,9 @@ class Loop:
         self._breaker.observe(partition, len(batch.records), bad)
 
     def _on_tick(self, outcome: TickOutcome) -> None:
-        for alert in outcome.fired:
-            log.info("alert pending -> firing", alert_id=alert.alert_id, kind=alert.kind, owner=alert.owner)
-        for alert in outcome.resolved:
-            log.info("alert firing -> resolved", alert_id=alert.alert_id, kind=alert.kind, owner=alert.owner)
+        if outcome.fired or outcome.resolved:
+            kinds = Counter(alert.kind for alert in outcome.fired)
+            log.info("alerts changed", fired=dict(kinds), resolved=len(outcome.resolved), as_of_ns=outcome.end_ns)
         if outcome.notifications:
             self._insist("outbox", lambda: self._outlet.put(outcome.notifications))
         for observer in self._observers:
