@@ -14,9 +14,7 @@ from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
 PLACEMENT = tuple(LabelSet._fields.index(name) for name in (
     "cluster", "region", "node", "gpu", "uuid", "mig_id", "mig_profile", "model", "instance_type", "capacity_type",
 ))  # fmt: skip
-ATTRIBUTION = tuple(
-    LabelSet._fields.index(name) for name in ("namespace", "pod", "container", "job", "team")
-)
+ATTRIBUTION = tuple(LabelSet._fields.index(name) for name in ("namespace", "pod", "container", "job", "team"))
 
 
 class Sighting(NamedTuple):

@@ -118,9 +118,7 @@ class Features:
         for state in (self._latest, *self._states.values()):
             state.keep(entities)
 
-    def fold(
-        self, entity: NDArray[np.int32], time_ns: NDArray[np.int64], values: NDArray[np.float64]
-    ) -> None:
+    def fold(self, entity: NDArray[np.int32], time_ns: NDArray[np.int64], values: NDArray[np.float64]) -> None:
         """Fold the merged rows of a tick, sorted by (entity, time); values float64[n, COLUMNS], NaN = missing."""
         latest = self._latest
         latest_add(entity, time_ns, values, latest["value"], latest["value_time_ns"])
@@ -138,9 +136,7 @@ class Features:
             for name in ("sm_active_ratio", "gr_engine_ratio", "util_ratio")
         )
         out = np.empty(len(entity))
-        activity_select(
-            entity, time_ns, sm, gr, util, self._stale_ns, self._latest["signal_time_ns"], out
-        )
+        activity_select(entity, time_ns, sm, gr, util, self._stale_ns, self._latest["signal_time_ns"], out)
         latest = self._latest
         latest_add(
             entity,
@@ -168,9 +164,7 @@ class Features:
                 arrays = [state[name] for name in _EWMA]
                 ewma_add(entity, time_ns, column, half_life_s, *arrays)
             case Histogram(half_life_s=half_life_s, bins=bins):
-                histogram_add(
-                    entity, time_ns, column, 0.0, 1.0 / bins, half_life_s, state["last_ns"], state["weight"]
-                )
+                histogram_add(entity, time_ns, column, 0.0, 1.0 / bins, half_life_s, state["last_ns"], state["weight"])
 
     def window(self, feature: Window, now_ns: int) -> WindowFigures:
         """Read a window as of now_ns."""

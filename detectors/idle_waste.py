@@ -209,9 +209,7 @@ class IdleWaste:
             resume,
         )
         # What GPUs that are no longer tracked have left in the totals, so that counters never fall.
-        self._retired = (
-            np.zeros((2, states)) if resume is None else np.array(resume["retired"], np.float64)
-        )
+        self._retired = np.zeros((2, states)) if resume is None else np.array(resume["retired"], np.float64)
         self._rules = StateArrays(
             {
                 "idle_duty_max": ArraySpec(np.float64, params.idle_duty_max),
@@ -222,7 +220,7 @@ class IdleWaste:
             None,
         )
         self._rules.grow(len(self._state["state"]))
-        self._figures: dict[str, NDArray[np.float64]] = {}
+        self._figures: dict[str, Array] = {}
 
     def grow(self, entity_count: int) -> None:
         """Make room for new entities."""
@@ -289,7 +287,7 @@ class IdleWaste:
         """Read every window once; the figures also serve as evidence."""
         window_s = self._params.window_s
         activity = features.window(Window(ACTIVITY, window_s, self._params.active_above), now_ns)
-        figures = {
+        figures: dict[str, Array] = {
             "count": activity.count,
             "duty": activity.duty,
             "activity": activity.mean,
@@ -297,9 +295,7 @@ class IdleWaste:
             "activity_variance": activity.variance,
             "signal": features.signal(now_ns),
             "activity_ewma": features.ewma(Ewma(ACTIVITY, window_s))[0],
-            "activity_p95": features.quantile(
-                Histogram(ACTIVITY, self._params.history_half_life_s), 0.95
-            ),
+            "activity_p95": features.quantile(Histogram(ACTIVITY, self._params.history_half_life_s), 0.95),
         }
         for name, column in (
             ("util", "util_ratio"),
@@ -311,9 +307,7 @@ class IdleWaste:
             figures[name] = features.window(Window(column, window_s), now_ns).mean
         fb = features.window(Window("fb_used_bytes", window_s), now_ns)
         figures |= {"fb": fb.mean, "fb_range": fb.highest - fb.lowest}
-        figures["power_load"] = (figures["power"] - fleet.idle_watts) / (
-            fleet.limit_watts - fleet.idle_watts
-        )
+        figures["power_load"] = (figures["power"] - fleet.idle_watts) / (fleet.limit_watts - fleet.idle_watts)
         self._figures = figures
 
     def _classify(

@@ -8,6 +8,4 @@ from pydantic import BaseModel, ConfigDict
 class Params(BaseModel):
     """Frozen, strict about names, and documented field by field: the configuration reference is made from it."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)

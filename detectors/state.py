@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Snapshot = Mapping[str, Array]
 
 
@@ -25,7 +25,7 @@ class StateArrays:
 
     def __init__(self, specs: Mapping[str, ArraySpec], resume: Snapshot | None) -> None:
         self._specs = dict(specs)
-        self._arrays: dict[str, NDArray] = {}
+        self._arrays: dict[str, Array] = {}
         for name, spec in specs.items():
             if resume is None:
                 self._arrays[name] = np.empty((0, *spec.shape), spec.dtype)
@@ -35,7 +35,7 @@ class StateArrays:
                 raise ValueError(f"{name}: saved as {saved.dtype}{saved.shape}, expected {spec}")
             self._arrays[name] = saved.copy()
 
-    def __getitem__(self, name: str) -> NDArray:
+    def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
 
     def grow(self, entity_count: int) -> None:

@@ -116,9 +116,7 @@ def evaluate(
     settings = _load(config_file)
     configure(settings.log.model_copy(update={"level": "warning"}))
     numbers = [int(seed) for seed in seeds.split(",")]
-    results = [
-        evaluate_simulation(settings, seed, nodes, hours * 3600, scenario, settle_s) for seed in numbers
-    ]
+    results = [evaluate_simulation(settings, seed, nodes, hours * 3600, scenario, settle_s) for seed in numbers]
     print_scores(dict(zip(numbers, results, strict=True)), output)
 
 

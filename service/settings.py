@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-FORMAT_NAMES = Literal["auto", "native", "otlp_proto", "otlp_json", "prometheus_adapter", "telegraf_json", "influx", "vector"]
+FORMAT_NAMES = Literal[
+    "auto", "native", "otlp_proto", "otlp_json", "prometheus_adapter", "telegraf_json", "influx", "vector"
+]
 
 
 class Section(BaseModel):

@@ -98,9 +98,7 @@ def worst_first(view: FleetView) -> tuple[NDArray[np.int64], NDArray[np.float64]
     return np.argsort(-key, kind="stable"), key
 
 
-def _sum_by(
-    code: NDArray[np.integer], weights: NDArray[np.float64], count: int
-) -> NDArray[np.float64]:
+def _sum_by(code: NDArray[np.integer], weights: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     return np.bincount(code, weights=weights, minlength=count).astype(np.float64, copy=False)
 
 

@@ -117,9 +117,7 @@ class FleetView:
     def __post_init__(self) -> None:
         m = len(self.entity_key)
         if len(self.labels) != m or len(self.owner) != m:
-            raise ValueError(
-                f"labels, owner: expected {m} rows, got {len(self.labels)} and {len(self.owner)}"
-            )
+            raise ValueError(f"labels, owner: expected {m} rows, got {len(self.labels)} and {len(self.owner)}")
         for name, dtype in _GPU_ARRAYS:
             self._freeze(name, np.dtype(dtype), (m,))
         for name in _STATE_TABLES:
@@ -135,9 +133,7 @@ class FleetView:
     def _freeze(self, name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
         array = getattr(self, name)
         if array.dtype != dtype or array.shape != shape:
-            raise ValueError(
-                f"{name}: expected {dtype}{list(shape)}, got {array.dtype}{list(array.shape)}"
-            )
+            raise ValueError(f"{name}: expected {dtype}{list(shape)}, got {array.dtype}{list(array.shape)}")
         object.__setattr__(self, name, _frozen(array))
 
     @classmethod

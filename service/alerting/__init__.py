@@ -1,0 +1,1 @@
+"""Alerting: from findings to alerts, from alerts to messages, from messages to people."""

@@ -69,9 +69,7 @@ class Deliverer:
         """Begin to send."""
         for lane in self._lanes:
             # Daemons: a receiver that never answers must not keep the process; its row is found at the next start.
-            thread = threading.Thread(
-                target=self._run, args=(lane,), name=f"deliver-{lane.receiver}", daemon=True
-            )
+            thread = threading.Thread(target=self._run, args=(lane,), name=f"deliver-{lane.receiver}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -117,9 +115,7 @@ class Deliverer:
             while not self._stopping:
                 seen = self._puts
                 self._rest(seen, self._step(lane))
-        except (
-            BaseException
-        ) as error:  # nobody waits for this thread: the loop finds the error and ends the process
+        except BaseException as error:  # nobody waits for this thread: the loop finds the error and ends the process
             self._failure = error
             _LOG.exception("delivery ended", receiver=lane.receiver)
 

@@ -82,9 +82,7 @@ class Grouping:
         rate = _total(alert.usd_per_hour for alert in members)
         return bool(group.ended) or rate is None or rate >= settings.usd_per_hour_min
 
-    def _tell(
-        self, key: GroupKey, group: Group, members: list[Alert], now_ns: int
-    ) -> list[Notification]:
+    def _tell(self, key: GroupKey, group: Group, members: list[Alert], now_ns: int) -> list[Notification]:
         out = []
         fresh = [alert for alert in members if alert.alert_id in group.waiting]
         if fresh:

@@ -40,8 +40,7 @@ _METADATA = frozenset(
     )
 )
 _PRIVATE = tuple(
-    ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+    ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
 # Tunnels that carry an IPv4 address inside; nobody needs them to reach a webhook.
 _TUNNELS = tuple(ip_network(text) for text in ("::/96", "2001::/32", "2002::/16", "64:ff9b:1::/48"))

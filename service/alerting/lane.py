@@ -91,9 +91,7 @@ class Lane:
     def _send(self, notification: Notification) -> Delivery:
         try:
             return self._notifier.send(notification)
-        except (
-            Exception
-        ):  # a bug of one notifier must not silence the others; it is logged and the message kept
+        except Exception:  # a bug of one notifier must not silence the others; it is logged and the message kept
             _LOG.exception(
                 "notifier raised",
                 receiver=self.receiver,

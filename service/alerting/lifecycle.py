@@ -94,9 +94,7 @@ class Lifecycle:
         s["fired_ns"][fires] = now_ns
         silent_ns = now_ns - s["last_true_ns"]
         ends = (s["fired_ns"] > 0) & ~hit & (silent_ns >= self._detector.keep_firing_for_ns)
-        fired = [
-            self._fire(e, k, now_ns, findings, subjects[e]) for e, k in np.argwhere(fires).tolist()
-        ]
+        fired = [self._fire(e, k, now_ns, findings, subjects[e]) for e, k in np.argwhere(fires).tolist()]
         resolved = [self._resolve(e, k, now_ns) for e, k in np.argwhere(ends).tolist()]
         self._clear(ends | ((s["opened_ns"] > 0) & (s["fired_ns"] == 0) & ~hit))
         return fired, resolved

@@ -70,15 +70,9 @@ def _alert(alert: Alert) -> dict[str, Any]:
         "usd_per_hour": alert.usd_per_hour,
         "usd_so_far": alert.usd_so_far,
         "confidence": alert.confidence,
-        "labels": {
-            name: clean(value, _LABEL_CHARS_MAX)
-            for name, value in alert.labels._asdict().items()
-            if value
-        },
+        "labels": {name: clean(value, _LABEL_CHARS_MAX) for name, value in alert.labels._asdict().items() if value},
         "evidence": {
-            clean(name, NAME_CHARS_MAX): clean(value, NAME_CHARS_MAX)
-            if isinstance(value, str)
-            else value
+            clean(name, NAME_CHARS_MAX): clean(value, NAME_CHARS_MAX) if isinstance(value, str) else value
             for name, value in list(alert.evidence.items())[:EVIDENCE_MAX]
         },
     }

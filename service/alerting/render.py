@@ -65,9 +65,7 @@ def headline(notification: Notification) -> str:
     """Return the one line that must be enough: dollars, how many GPUs, what is the matter, whose they are."""
     count = gpu_count(notification.alert_count)
     phrase = _PHRASES.get(notification.kind)
-    what = (
-        f"{count} {phrase}" if phrase else f"{count}: {clean(notification.title, NAME_CHARS_MAX)}"
-    )
+    what = f"{count} {phrase}" if phrase else f"{count}: {clean(notification.title, NAME_CHARS_MAX)}"
     owner = clean(notification.owner, NAME_CHARS_MAX)
     whose = f" — {owner}" if owner else " — no owner known"
     repeat = " (possible repeat)" if isinstance(notification, PossibleRepeat) else ""
@@ -172,9 +170,7 @@ def _gpu(alert: Alert) -> str:
 
 
 def _holder(labels: LabelSet) -> str:
-    namespace, pod, job = (
-        clean(name, NAME_CHARS_MAX) for name in (labels.namespace, labels.pod, labels.job)
-    )
+    namespace, pod, job = (clean(name, NAME_CHARS_MAX) for name in (labels.namespace, labels.pod, labels.job))
     if pod:
         return f"pod {namespace}/{pod}" if namespace else f"pod {pod}"
     return f"job {job}" if job else namespace

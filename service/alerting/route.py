@@ -13,16 +13,12 @@ from service.settings import RouteSettings
 def receivers_for(notification: Notification, routes: Sequence[RouteSettings]) -> tuple[str, ...]:
     """Return the receivers of the first route that matches, each once; none if no route does."""
     for route in routes:
-        if fnmatchcase(notification.owner, route.owner) and fnmatchcase(
-            notification.kind, route.kind
-        ):
+        if fnmatchcase(notification.owner, route.owner) and fnmatchcase(notification.kind, route.kind):
             return tuple(dict.fromkeys(route.receivers))
     return ()
 
 
-def check_routes(
-    routes: Sequence[RouteSettings], receivers: Collection[str]
-) -> list[ConfigProblem]:
+def check_routes(routes: Sequence[RouteSettings], receivers: Collection[str]) -> list[ConfigProblem]:
     """Return a problem for every name in `routes` that is not one of `receivers`."""
     known = ", ".join(sorted(receivers)) or "none"
     return [

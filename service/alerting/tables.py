@@ -56,17 +56,14 @@ ORDER BY n.seq LIMIT 1
 """
 )
 NEXT_ATTEMPT = (
-    _HEADS
-    + "SELECT min(n.next_attempt_ns) FROM heads JOIN notifications n USING (seq) WHERE n.status = 'pending'"
+    _HEADS + "SELECT min(n.next_attempt_ns) FROM heads JOIN notifications n USING (seq) WHERE n.status = 'pending'"
 )
 
 
 def open_database(database: Path) -> sqlite3.Connection:
     """Open or create the file, readable by its owner alone, and return a connection for any thread."""
     database.touch(mode=0o600)
-    connection = sqlite3.connect(
-        database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-    )
+    connection = sqlite3.connect(database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         # NORMAL may lose the last commits on power loss, and `put` promises otherwise.

@@ -178,12 +178,8 @@ class Poster:
             kind = UncertainDelivery if exchange.wrote else Delivery
             return Posted(kind(Outcome.RETRY, f"{target.host}: {_words(error)}"))
 
-    def _exchange(
-        self, target: Target, body: bytes, headers: Mapping[str, str], backend: _Backend
-    ) -> Posted:
-        url = httpcore.URL(
-            scheme=target.scheme, host=target.host, port=target.port, target=target.path
-        )
+    def _exchange(self, target: Target, body: bytes, headers: Mapping[str, str], backend: _Backend) -> Posted:
+        url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
         sent = {
             **headers,
             "User-Agent": "skinflint",

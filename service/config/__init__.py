@@ -36,9 +36,7 @@ def load(config_file: Path | None, environ: Mapping[str, str], settings_type: ty
     overlay(tree, environ, settings_type)
     settings: S | None = None
     try:
-        settings = settings_type.model_validate(
-            _without_empty_sections(tree.values, settings_type), strict=True
-        )
+        settings = settings_type.model_validate(_without_empty_sections(tree.values, settings_type), strict=True)
     except ValidationError as error:
         add_problems(tree, error, settings_type)
     if settings is None or tree.problems:

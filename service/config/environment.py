@@ -59,9 +59,7 @@ def _check(path: Path, key: Key, value: Any, model: type[BaseModel] | None) -> N
         if key not in model.model_fields:
             raise _NoSuchKey((*path, key), unknown_key(str(key), model.model_fields))
     elif not isinstance(value, list):
-        raise _NoSuchKey(
-            (*path, key), f"cannot be set by itself: give the whole as JSON in {variable(path)}"
-        )
+        raise _NoSuchKey((*path, key), f"cannot be set by itself: give the whole as JSON in {variable(path)}")
     elif not isinstance(key, int) or key >= len(value):
         raise _NoSuchKey((*path, key), f"the file has only {len(value)} items here, from 0 on")
 

@@ -75,9 +75,7 @@ def settings_type(
 def _all_detectors(params: Mapping[str, type[BaseModel]]) -> type[Section]:
     fields: dict[str, Any] = {}
     for name, params_type in params.items():
-        strict = create_model(
-            params_type.__name__, __base__=(params_type, Section), __doc__=params_type.__doc__
-        )
+        strict = create_model(params_type.__name__, __base__=(params_type, Section), __doc__=params_type.__doc__)
         fields[name] = (strict, Field(default=strict(), description=_first_sentence(params_type)))
     return create_model("Detectors", __base__=Section, __doc__="Parameters of each detector.", **fields)
 

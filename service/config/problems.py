@@ -9,8 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from service.config.fields import Key, Path, child, is_secret, meant, member, type_name, unknown_key
-from service.config.fields import members
+from service.config.fields import Key, Path, child, is_secret, meant, member, members, type_name, unknown_key
 from service.config.tree import Tree
 
 # Validators over several keys begin their message with the key to mend, as in "source.file.paths: at least …".

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 
 from service.config.environment import variable
-from service.config.fields import Path, child, dotted, is_secret, member
+from service.config.fields import Path, child, dotted, is_secret
 from service.config.tree import Tree
 from service.errors import ConfigError, ConfigProblem
 
@@ -85,8 +85,7 @@ def _walk(tree: Tree, path: Path, value: Any, annotation: Any) -> None:
 
 def _advice(path: Path) -> str:
     return (
-        f"a secret does not belong in this file: name a file of mode 0600 in {path[-1]}_file, "
-        f"or set {variable(path)}"
+        f"a secret does not belong in this file: name a file of mode 0600 in {path[-1]}_file, or set {variable(path)}"
     )
 
 

@@ -40,9 +40,7 @@ class Json(JSONResponse):
 class Api:
     """Answers from the newest view and status."""
 
-    def __init__(
-        self, publisher: Publisher, registry: CollectorRegistry, clock: Clock, stuck_after_s: float
-    ) -> None:
+    def __init__(self, publisher: Publisher, registry: CollectorRegistry, clock: Clock, stuck_after_s: float) -> None:
         self._publisher = publisher
         self._registry = registry
         self._clock = clock
@@ -125,9 +123,7 @@ class Api:
         found = [
             (_alert_order(item), item)
             for item in view.alerts
-            if status in (None, item.status.value)
-            and kind in (None, item.kind)
-            and owner in (None, item.owner)
+            if status in (None, item.status.value) and kind in (None, item.kind) and owner in (None, item.owner)
         ]
         found.sort(key=lambda pair: pair[0])
         rest = found if cursor is None else [pair for pair in found if [*pair[0]] > cursor]

@@ -68,9 +68,7 @@ def freshness(publisher: Publisher, now_ns: int) -> Document:
     return {"level": level, "text": text, "view_age_s": age_s}
 
 
-def _freshness(
-    view: FleetView, status: ServiceStatus, age_s: float | None, now_ns: int
-) -> tuple[str, str]:
+def _freshness(view: FleetView, status: ServiceStatus, age_s: float | None, now_ns: int) -> tuple[str, str]:
     if age_s is None:
         return "notice", "Starting: the first tick has not closed yet, so there is nothing to show."
     if status.source_ended:
@@ -161,9 +159,7 @@ def alert(item: Alert) -> Document:
 
 
 def _evidence(evidence: Mapping[str, float | str]) -> Document:
-    return {
-        name: value if isinstance(value, str) else number(value) for name, value in evidence.items()
-    }
+    return {name: value if isinstance(value, str) else number(value) for name, value in evidence.items()}
 
 
 def _optional(row: OwnerWaste | None) -> Document | None:

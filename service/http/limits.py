@@ -68,11 +68,7 @@ class BoundedProtocol(H11Protocol):
             self._deadline = None
 
     def _make_room(self) -> None:
-        waiting = [
-            other
-            for other in self.connections
-            if isinstance(other, BoundedProtocol) and not other.answering()
-        ]
+        waiting = [other for other in self.connections if isinstance(other, BoundedProtocol) and not other.answering()]
         victim = min(waiting, key=lambda other: other.connected_s, default=self)
         victim.transport.abort()
         self.connections.discard(victim)

@@ -16,9 +16,7 @@ class Problem(Exception):
         self.detail = detail
 
 
-def problem_response(
-    status: HTTPStatus, detail: str, headers: dict[str, str] | None = None
-) -> JSONResponse:
+def problem_response(status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """Return the document for a refused request."""
     body = {"title": status.phrase, "status": status.value, "detail": detail}
     return JSONResponse(body, status.value, headers, media_type="application/problem+json")

@@ -50,9 +50,7 @@ class Query:
             return default
         if value.isascii() and value.isdigit() and lowest <= int(value) <= highest:
             return int(value)
-        raise bad(
-            f"parameter {name}: expected a whole number {lowest}..{highest}, got {value[:40]!r}"
-        )
+        raise bad(f"parameter {name}: expected a whole number {lowest}..{highest}, got {value[:40]!r}")
 
     def limit(self) -> int:
         """Return how many rows a page may have."""

@@ -84,9 +84,7 @@ class HttpServer:
         """Listen and serve; return the address as people type it. Raises ConfigError if the port cannot be had."""
         listener = self._bind()
         self._server = _Server(self._config())
-        self._thread = threading.Thread(
-            target=self._server.run, args=([listener],), name="http", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
         self._thread.start()
         if not self._server.up.wait(_START_TIMEOUT_S):
             raise RuntimeError(f"the HTTP server did not start within {_START_TIMEOUT_S} s")
@@ -132,15 +130,12 @@ class HttpServer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
-            listener.listen(
-                _BACKLOG
-            )  # a port that another process holds shows only here on some systems
+            listener.listen(_BACKLOG)  # a port that another process holds shows only here on some systems
         except OSError as problem:
             listener.close()
             raise _refused(
                 "port",
-                f"cannot listen on {host}:{port}: {problem.strerror}; "
-                "expected a free port, or 0 to take any free one",
+                f"cannot listen on {host}:{port}: {problem.strerror}; expected a free port, or 0 to take any free one",
             ) from problem
         return listener
 
@@ -190,9 +185,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    return problem_response(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "a fault in this service; its log holds the stack"
-    )
+    return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault in this service; its log holds the stack")
 
 
 def _refused(key: str, message: str) -> ConfigError:

@@ -159,9 +159,7 @@ class CaptureLog:
         else:
             self._gap(line.offset, taken)
             headers = tuple((name, value or b"") for name, value in line.headers)
-            taken.records.append(
-                Record(line.offset, line.timestamp, line.key_b64, line.value_b64, headers)
-            )
+            taken.records.append(Record(line.offset, line.timestamp, line.key_b64, line.value_b64, headers))
             self._next = line.offset + 1
 
     def _note(self, detail: str) -> None:

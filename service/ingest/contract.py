@@ -67,7 +67,10 @@ class Source(Protocol):
     the caller seeks it before the next poll; a partition is never read before it was sought.
     """
 
-    live: ClassVar[bool]  # more may come after the end (Kafka, a followed folder); False: a finite input
+    @property
+    def live(self) -> bool:
+        """Tell whether more may come after the end (Kafka, a followed folder); False: a finite input."""
+        ...
 
     def assigned(self) -> frozenset[TopicPartition]:
         """Return the partitions that are ours now. For files this grows as new files appear."""

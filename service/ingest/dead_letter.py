@@ -69,9 +69,7 @@ class DeadLetterFile:
 
     def write(self, letters: Sequence[DeadLetter]) -> None:
         """Append all the letters, or none and raise Unavailable."""
-        lines = [
-            letter_json(letter, self._settings.value_bytes_max) + NEWLINE for letter in letters
-        ]
+        lines = [letter_json(letter, self._settings.value_bytes_max) + NEWLINE for letter in letters]
         block = b"".join(lines)
         if self._size + len(block) > self._settings.file_bytes_max:
             raise Unavailable(
@@ -82,9 +80,7 @@ class DeadLetterFile:
             _write_all(self._file, block, self._size)
         except OSError as error:
             os.ftruncate(self._file, self._size)
-            raise Unavailable(
-                f"dead letters: cannot write to {self._path}: {error.strerror}"
-            ) from error
+            raise Unavailable(f"dead letters: cannot write to {self._path}: {error.strerror}") from error
         self._size += len(block)
 
     def flush(self) -> int:
@@ -139,17 +135,13 @@ class Breaker:
     `resume` is a `snapshot()`; the state belongs in the checkpoint, or a crash loop would start the count anew.
     """
 
-    def __init__(
-        self, settings: DeadLetterSettings, resume: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, settings: DeadLetterSettings, resume: Mapping[str, Any] | None = None) -> None:
         self._settings = settings
         self._windows: dict[TopicPartition, _Window] = {}
         if resume is not None:
             self._windows = _resumed(resume, settings.breaker_window_records)
 
-    def observe(
-        self, partition: TopicPartition, records: int, rejected: Sequence[tuple[int, str]]
-    ) -> None:
+    def observe(self, partition: TopicPartition, records: int, rejected: Sequence[tuple[int, str]]) -> None:
         """Count a batch of `records` records; `rejected` holds index in the batch and reason, ascending by index.
 
         Raises FloodOfPoison; the batch's offsets must then not be passed.

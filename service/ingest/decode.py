@@ -59,9 +59,7 @@ def make_letter(
         partition=partition,
         offset=record.offset,
         reason=reason,
-        detail=detail
-        if len(detail) <= _DETAIL_CHARS_MAX
-        else detail[: _DETAIL_CHARS_MAX - 1] + "…",
+        detail=detail if len(detail) <= _DETAIL_CHARS_MAX else detail[: _DETAIL_CHARS_MAX - 1] + "…",
         rejected_samples=count,
         sha256="" if value is None else sha256(value).hexdigest(),
         value=None if value is None else value[:value_bytes_max],
@@ -80,9 +78,7 @@ class Decoder:
         label_sets: LabelSets,
     ) -> None:
         """`formats_by_topic` holds keys of FORMATS, or "auto"; topics that are not named are "auto"."""
-        self._formats = {
-            topic: FORMATS[name] for topic, name in formats_by_topic.items() if name != "auto"
-        }
+        self._formats = {topic: FORMATS[name] for topic, name in formats_by_topic.items() if name != "auto"}
         self._settings = settings
         self._fields = fields
         self._labels = KnownLabels(fields, label_sets)
@@ -127,9 +123,7 @@ class Decoder:
 
     def _parse(self, record: Record, size: int, forced: Format | None) -> Parsed:
         if size > self._settings.record_bytes_max:
-            raise PoisonRecord(
-                "too_large", f"{size} bytes, at most {self._settings.record_bytes_max} are read"
-            )
+            raise PoisonRecord("too_large", f"{size} bytes, at most {self._settings.record_bytes_max} are read")
         parsed = (forced or _recognise(record)).parse(record)
         samples = len(parsed.samples) + len(parsed.rejects) + parsed.ended
         if samples > self._settings.record_samples_max:
@@ -172,9 +166,7 @@ class Decoder:
     def _is_good_after_all(self, reading: _Reading, name: str, raw: float, metric: Metric) -> bool:
         """Judge a value that is blank, or large enough to be, or out of range, or no number; count what is not used."""
         found = raw.found if isinstance(raw, NotANumber) else None
-        if self._fields.is_blank(metric, raw) or (
-            found is not None and self._fields.is_blank_text(found)
-        ):
+        if self._fields.is_blank(metric, raw) or (found is not None and self._fields.is_blank_text(found)):
             reading.outcomes["blank"] += 1
             return False
         if found is not None:
@@ -224,9 +216,7 @@ class Decoder:
         )
         return make_letter(record, batch.topic, batch.partition, reason, detail, count, kept)
 
-    def _letter_of_corrupt(
-        self, batch: RecordBatch, corrupt: Corrupt, outcomes: Counter[str]
-    ) -> DeadLetter:
+    def _letter_of_corrupt(self, batch: RecordBatch, corrupt: Corrupt, outcomes: Counter[str]) -> DeadLetter:
         lost = corrupt.next_offset - corrupt.first_offset
         outcomes["rejected"] += lost
         detail = f"offsets {corrupt.first_offset} to {corrupt.next_offset - 1}: {corrupt.detail}"
@@ -268,9 +258,7 @@ def _recognise(record: Record) -> Format:
     for known in FORMATS.values():
         if known.recognises(record):
             return known
-    raise PoisonRecord(
-        "not_recognised", f"no format claims bytes that begin with {(record.value or b'')[:24]!r}"
-    )
+    raise PoisonRecord("not_recognised", f"no format claims bytes that begin with {(record.value or b'')[:24]!r}")
 
 
 def _time_trouble(time_ns: int, reading: _Reading) -> tuple[str, str]:

@@ -60,9 +60,7 @@ def choose(choices: list[Choice], labels: Mapping[str, str]) -> Metric | None:
 class Lookup(dict[str, Entry]):
     """Metric names under one measurement; asked for a name it does not hold, it finds out and remembers. None is unknown."""
 
-    def __init__(
-        self, names: Mapping[str, Entry], ignored: re.Pattern[str], fallback: Lookup | None
-    ) -> None:
+    def __init__(self, names: Mapping[str, Entry], ignored: re.Pattern[str], fallback: Lookup | None) -> None:
         super().__init__(names)
         self._known = len(names)
         self._ignored = ignored
@@ -101,12 +99,8 @@ class FieldTable:
         self._last_resort = {name: tuple(aliases) for name, aliases in table["last_resort"].items()}
         self._exporters = tuple(table["exporters"])
         self._spellings = table["spellings"]
-        self._general = _Context(
-            _aliases(table["labels"], problems), tuple(table["holders"]), False
-        )
-        self._contexts = {
-            name: self._context(given, problems) for name, given in table["contexts"].items()
-        }
+        self._general = _Context(_aliases(table["labels"], problems), tuple(table["holders"]), False)
+        self._contexts = {name: self._context(given, problems) for name, given in table["contexts"].items()}
         if problems:
             raise ConfigError(problems)
         self._measured: dict[str, Lookup] = {}
@@ -132,9 +126,7 @@ class FieldTable:
 
     def is_blank(self, metric: Metric, raw: float) -> bool:
         """Tell whether a suspect raw value is a code for "no value"."""
-        return metric.blank_from < _NEVER and (
-            raw in self._codes or metric.blank_from <= abs(raw) < _NEVER
-        )
+        return metric.blank_from < _NEVER and (raw in self._codes or metric.blank_from <= abs(raw) < _NEVER)
 
     def is_blank_text(self, text: str) -> bool:
         """Tell whether text in the place of a number, or of a label, says that there is none."""
@@ -144,9 +136,7 @@ class FieldTable:
         """Return the label set that raw labels mean; `defaults` (by field name) fill what is missing."""
         context = self._contexts.get(raw.get(MEASUREMENT, ""), self._general)
         folded: dict[str, str] = {}
-        for name, value in sorted(
-            raw.items()
-        ):  # sorted: of two spellings of a name the same one always counts
+        for name, value in sorted(raw.items()):  # sorted: of two spellings of a name the same one always counts
             if value and value not in self._blank_texts:
                 folded.setdefault(name.lower(), value)
         found = _first_of(context.aliases, folded)
@@ -157,12 +147,7 @@ class FieldTable:
             found.setdefault(name, value)
         for name, value in _first_of(self._last_resort, folded).items():
             found.setdefault(name, value)
-        if (
-            context.lone_gpu_is_uuid
-            and not found.get("uuid")
-            and not found.get("node")
-            and "gpu" in found
-        ):
+        if context.lone_gpu_is_uuid and not found.get("uuid") and not found.get("node") and "gpu" in found:
             found["uuid"] = found.pop("gpu")
         for name, words in self._spellings.items():
             if name in found:
@@ -173,9 +158,7 @@ class FieldTable:
     def _holder(self, context: _Context, folded: Mapping[str, str]) -> dict[str, str]:
         """Return namespace, pod and container of whoever has the GPU, and nothing where that is the exporter."""
         for family in context.holders:
-            holder = {
-                name: folded[family[name]] for name in _HOLDER_FIELDS if family[name] in folded
-            }
+            holder = {name: folded[family[name]] for name in _HOLDER_FIELDS if family[name] in folded}
             if not holder:
                 continue
             if not any(_fits(exporter, holder) for exporter in self._exporters):
@@ -189,9 +172,7 @@ class FieldTable:
         holders = tuple(given.get("holders", self._general.holders))
         return _Context(aliases, holders, bool(given.get("lone_gpu_is_uuid")))
 
-    def _lookups(
-        self, sources: Mapping[str, Any], problems: list[ConfigProblem]
-    ) -> tuple[Lookup, dict[str, Lookup]]:
+    def _lookups(self, sources: Mapping[str, Any], problems: list[ConfigProblem]) -> tuple[Lookup, dict[str, Lookup]]:
         everywhere: dict[str, Entry] = {}
         ignored: list[str] = []
         scoped: dict[str, tuple[dict[str, Entry], list[str]]] = {}
@@ -206,21 +187,16 @@ class FieldTable:
                 scoped[measurement] = (names, given.get("ignored", []))
             if "measurements" not in given:
                 problems += [
-                    ConfigProblem(f"sources.{source}.{name}", "named twice")
-                    for name in names
-                    if name in everywhere
+                    ConfigProblem(f"sources.{source}.{name}", "named twice") for name in names if name in everywhere
                 ]
                 everywhere |= names
                 ignored += given.get("ignored", [])
         general = Lookup(everywhere, _pattern(ignored), None)
         return general, {
-            measurement: Lookup(names, _pattern(patterns), general)
-            for measurement, (names, patterns) in scoped.items()
+            measurement: Lookup(names, _pattern(patterns), general) for measurement, (names, patterns) in scoped.items()
         }
 
-    def _entry(
-        self, path: str, source: Mapping[str, Any], given: Any, problems: list[ConfigProblem]
-    ) -> Entry:
+    def _entry(self, path: str, source: Mapping[str, Any], given: Any, problems: list[ConfigProblem]) -> Entry:
         choices = given if isinstance(given, list) else [given]
         read: list[Choice] = []
         for choice in choices:
@@ -228,9 +204,7 @@ class FieldTable:
             unknown = choice.keys() - {"column", "multiply", "divide", "blank_at_least", "when"}
             if column not in INDEX or unknown:
                 problems.append(
-                    ConfigProblem(
-                        path, f"expected a column of detectors.columns and known keys, got {choice}"
-                    )
+                    ConfigProblem(path, f"expected a column of detectors.columns and known keys, got {choice}")
                 )
                 continue
             metric = _metric(column, choice)
@@ -255,20 +229,13 @@ def _metric(column: str, given: Mapping[str, Any]) -> Metric:
     )
 
 
-def _aliases(
-    given: Mapping[str, Iterable[str]], problems: list[ConfigProblem]
-) -> dict[str, tuple[str, ...]]:
+def _aliases(given: Mapping[str, Iterable[str]], problems: list[ConfigProblem]) -> dict[str, tuple[str, ...]]:
     """Return the names per field in lower case, each also as Prometheus renames it: exported_X, before all plain ones."""
     problems += [
-        ConfigProblem(f"labels.{name}", "no field of LabelSet")
-        for name in given
-        if name not in LabelSet._fields
+        ConfigProblem(f"labels.{name}", "no field of LabelSet") for name in given if name not in LabelSet._fields
     ]
     lowered = {name: [alias.lower() for alias in aliases] for name, aliases in given.items()}
-    return {
-        name: (*(f"exported_{alias}" for alias in aliases), *aliases)
-        for name, aliases in lowered.items()
-    }
+    return {name: (*(f"exported_{alias}" for alias in aliases), *aliases) for name, aliases in lowered.items()}
 
 
 def _first_of(aliases: Mapping[str, tuple[str, ...]], folded: Mapping[str, str]) -> dict[str, str]:

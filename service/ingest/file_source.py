@@ -90,9 +90,7 @@ class FileSource:
         try:
             for log in _logs_at(text, follow):
                 if log.partition in self._logs:
-                    problems.append(
-                        ConfigProblem(place, f'another input is also called "{log.partition.topic}"')
-                    )
+                    problems.append(ConfigProblem(place, f'another input is also called "{log.partition.topic}"'))
                 self._logs[log.partition] = log
         except OSError as error:
             problems.append(ConfigProblem(place, f"{text} cannot be read: {error.strerror}"))

@@ -41,12 +41,7 @@ def from_rfc3339(text: str) -> int:
         raise PoisonRecord("wrong_type", f"time {text[:40]!r}: expected RFC 3339 with a zone")
     year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
     fraction, sign, zone_hour, zone_minute = match.groups()[6:]
-    if (
-        hour > 23
-        or minute > 59
-        or second > 60
-        or (sign and (int(zone_hour) > 23 or int(zone_minute) > 59))
-    ):
+    if hour > 23 or minute > 59 or second > 60 or (sign and (int(zone_hour) > 23 or int(zone_minute) > 59)):
         raise PoisonRecord("time_out_of_range", f"time {text[:40]!r}")
     try:
         days = date(year, month, day).toordinal() - _EPOCH_DAY
@@ -64,7 +59,5 @@ def instant(value: object) -> int:
     if isinstance(value, str):
         return from_rfc3339(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PoisonRecord(
-            "wrong_type", f"time: expected a number or RFC 3339 text, got {type(value).__name__}"
-        )
+        raise PoisonRecord("wrong_type", f"time: expected a number or RFC 3339 text, got {type(value).__name__}")
     return from_epoch(value)

@@ -70,9 +70,7 @@ class BatchReader:
     makes every later boundary a guess.
     """
 
-    def __init__(
-        self, fetched: bytes, position: int, aborted: Sequence[AbortedTransaction], end: int | None
-    ) -> None:
+    def __init__(self, fetched: bytes, position: int, aborted: Sequence[AbortedTransaction], end: int | None) -> None:
         self.position = position
         self.leader_epoch = -1
         self.done = False
@@ -127,9 +125,7 @@ class BatchReader:
         self._check_offsets(header)
         size = PREFIX_BYTES + header.length
         if size < HEADER.size:
-            raise BadBatch(
-                f"batch length {header.length}: expected at least {HEADER.size - PREFIX_BYTES}"
-            )
+            raise BadBatch(f"batch length {header.length}: expected at least {HEADER.size - PREFIX_BYTES}")
         if size > left:
             self._end_here(left)
             return
@@ -153,11 +149,7 @@ class BatchReader:
         """Learn where the batch ends, if that is to be believed: base offset and length are outside the checksum."""
         if header.magic != 2:
             raise BadBatch(f"record format v{header.magic}: expected v2")
-        if (
-            header.base_offset < 0
-            or header.last_offset_delta < 0
-            or header.last_offset < self.position
-        ):
+        if header.base_offset < 0 or header.last_offset_delta < 0 or header.last_offset < self.position:
             raise BadBatch(
                 f"offsets {header.base_offset} to {header.last_offset} in answer to a fetch at {self.position}"
             )
@@ -214,14 +206,10 @@ def _records(body: bytes, header: Header, position: int) -> Iterator[Record]:
             raise BadBatch("a record ends after its batch") from error
         offset = header.base_offset + offset_delta
         if at != start + length or not previous < offset <= header.last_offset:
-            raise BadBatch(
-                f"a record of {length} bytes took {at - start}, or its offset {offset} is out of order"
-            )
+            raise BadBatch(f"a record of {length} bytes took {at - start}, or its offset {offset} is out of order")
         previous = offset
         if offset >= position:
-            timestamp = (
-                header.max_timestamp if append_time else header.base_timestamp + timestamp_delta
-            )
+            timestamp = header.max_timestamp if append_time else header.base_timestamp + timestamp_delta
             yield Record(offset, timestamp, key, value, headers)
     if at != len(body):
         raise BadBatch(f"{len(body) - at} bytes after the last record")

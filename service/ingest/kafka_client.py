@@ -21,9 +21,7 @@ BOOTSTRAP_TIMEOUT_MS = 5_000
 RECONNECT_BACKOFF_MAX_MS = 5_000  # the client's own 30 s would prolong every broker restart
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
-NAME = re.compile(
-    r"[A-Za-z0-9._-]{1,249}"
-)  # of topics and group instances, as the broker checks them
+NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # of topics and group instances, as the broker checks them
 
 
 def client_arguments(settings: KafkaSettings, path: str = "source.kafka") -> dict[str, Any]:
@@ -108,9 +106,7 @@ def _address_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]
     for server in settings.bootstrap_servers:
         host, colon, port = server.rpartition(":")
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65_536):
-            problems.append(
-                ConfigProblem(f"{path}.bootstrap_servers", f"{server!r}: expected host:port")
-            )
+            problems.append(ConfigProblem(f"{path}.bootstrap_servers", f"{server!r}: expected host:port"))
         elif not _is_loopback(host.strip("[]")):
             far.append(server)
     encrypted = settings.security.endswith("SSL")
@@ -139,9 +135,7 @@ def _name_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]:
     if settings.group_instance_id:
         names.append(("group_instance_id", settings.group_instance_id))
     problems = [
-        ConfigProblem(
-            f"{path}.{key}", f"{name!r}: expected 1 to 249 of the characters A-Z a-z 0-9 . _ -"
-        )
+        ConfigProblem(f"{path}.{key}", f"{name!r}: expected 1 to 249 of the characters A-Z a-z 0-9 . _ -")
         for key, name in names
         if not NAME.fullmatch(name) or name in (".", "..")
     ]
@@ -154,11 +148,7 @@ def _security_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem
     """Find settings that contradict `security`: ignoring them would leave the operator with a false belief."""
     problems = []
     if settings.tls != KafkaTls() and not settings.security.endswith("SSL"):
-        problems.append(
-            ConfigProblem(
-                f"{path}.tls", f"is not used with {settings.security}: expected SSL or SASL_SSL"
-            )
-        )
+        problems.append(ConfigProblem(f"{path}.tls", f"is not used with {settings.security}: expected SSL or SASL_SSL"))
     if settings.sasl.mechanism and not settings.security.startswith("SASL"):
         problems.append(
             ConfigProblem(
@@ -182,9 +172,7 @@ def _ssl_context(tls: KafkaTls, path: str, problems: list[ConfigProblem]) -> ssl
         except OSError as error:
             problems.append(_unreadable(f"{path}.ca_file", tls.ca_file, "PEM certificates", error))
     if tls.key_file and not tls.cert_file:
-        problems.append(
-            ConfigProblem(f"{path}.cert_file", "is empty: expected the certificate of key_file")
-        )
+        problems.append(ConfigProblem(f"{path}.cert_file", "is empty: expected the certificate of key_file"))
     if tls.cert_file:
         try:
             # A password prompt would hang a service, so an encrypted key must fail instead.
@@ -192,42 +180,28 @@ def _ssl_context(tls: KafkaTls, path: str, problems: list[ConfigProblem]) -> ssl
         except OSError as error:
             key = "cert_file" if _is_readable(tls.key_file or tls.cert_file) else "key_file"
             name = tls.cert_file if key == "cert_file" else tls.key_file
-            problems.append(
-                _unreadable(
-                    f"{path}.{key}", name, "a PEM certificate with its unencrypted key", error
-                )
-            )
+            problems.append(_unreadable(f"{path}.{key}", name, "a PEM certificate with its unencrypted key", error))
     return context
 
 
 def _sasl_arguments(sasl: KafkaSasl, path: str, problems: list[ConfigProblem]) -> dict[str, Any]:
     password = sasl.password.get_secret_value()
     if not sasl.mechanism:
-        problems.append(
-            ConfigProblem(
-                f"{path}.mechanism", "is empty: expected PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
-            )
-        )
+        problems.append(ConfigProblem(f"{path}.mechanism", "is empty: expected PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"))
     if not sasl.username:
         problems.append(ConfigProblem(f"{path}.username", "is empty: expected a user name"))
     if password and sasl.password_file:
-        problems.append(
-            ConfigProblem(f"{path}.password_file", "stands beside password: expected one of them")
-        )
+        problems.append(ConfigProblem(f"{path}.password_file", "stands beside password: expected one of them"))
     if sasl.password_file:
         try:
             password = Path(sasl.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            problems.append(
-                _unreadable(f"{path}.password_file", sasl.password_file, "a password", error)
-            )
+            problems.append(_unreadable(f"{path}.password_file", sasl.password_file, "a password", error))
             return {}
     if not password:
         # The client itself does not refuse an empty password: its check builds the error and never raises it.
         problems.append(
-            ConfigProblem(
-                f"{path}.password_file", "no password: expected password_file, or the environment's"
-            )
+            ConfigProblem(f"{path}.password_file", "no password: expected password_file, or the environment's")
         )
     return {
         "sasl_mechanism": sasl.mechanism,
@@ -245,7 +219,5 @@ def _is_readable(name: str) -> bool:
 
 
 def _unreadable(path: str, name: str, expected: str, error: Exception) -> ConfigProblem:
-    reason = (
-        getattr(error, "strerror", None) or getattr(error, "reason", None) or type(error).__name__
-    )
+    reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or type(error).__name__
     return ConfigProblem(path, f"cannot read {name}: {reason}: expected {expected}")

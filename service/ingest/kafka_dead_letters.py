@@ -20,9 +20,7 @@ SEND_TIMEOUT_MS = 10_000
 FLUSH_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 1.0
 UNFLUSHED_MAX = 10_000
-VALUE_BYTES_MAX = (
-    512 << 10
-)  # in base64 it fits into the 1 MiB that a broker takes unless told otherwise
+VALUE_BYTES_MAX = 512 << 10  # in base64 it fits into the 1 MiB that a broker takes unless told otherwise
 
 _log = structlog.get_logger(__name__)
 

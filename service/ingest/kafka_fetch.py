@@ -46,9 +46,7 @@ class FetchLedger:
 class FetchedRecords:
     """Stands in for kafka-python's PartitionRecords; the attributes are those that its fetcher reads."""
 
-    def __init__(
-        self, ledger: FetchLedger, fetch_offset: int, tp: Any, records: Any, **settings: Any
-    ) -> None:
+    def __init__(self, ledger: FetchLedger, fetch_offset: int, tp: Any, records: Any, **settings: Any) -> None:
         self.topic_partition = tp
         self.fetch_offset = fetch_offset
         self.next_fetch_offset = fetch_offset
@@ -100,9 +98,7 @@ def install(consumer: KafkaConsumer) -> FetchLedger:
     """Make `consumer.poll()` return Record and Corrupt items, and return the ledger of its positions."""
     fetcher = consumer._fetcher
     if not hasattr(fetcher, "PartitionRecords"):
-        raise AttributeError(
-            "kafka-python's Fetcher has no PartitionRecords: expected version 3.0.12"
-        )
+        raise AttributeError("kafka-python's Fetcher has no PartitionRecords: expected version 3.0.12")
     ledger = FetchLedger(consumer.highwater)
     fetcher.PartitionRecords = partial(FetchedRecords, ledger)
     return ledger

@@ -84,9 +84,7 @@ class Membership:
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     """Called on the client's IO thread, where any blocking call fails: it sets local fields and takes notes."""
 
-    def __init__(
-        self, consumer: Any, changes: deque[tuple[bool, frozenset[TopicPartition]]]
-    ) -> None:
+    def __init__(self, consumer: Any, changes: deque[tuple[bool, frozenset[TopicPartition]]]) -> None:
         self._consumer = consumer
         self._changes = changes
 

@@ -69,9 +69,7 @@ class KafkaSource:
         self._membership = Membership()
         self._ledger = FetchLedger(lambda partition: None)
         self._wanted: dict[TopicPartition, int | None] = {}
-        self._handed: dict[
-            TopicPartition, int
-        ] = {}  # next offset as the caller knows it; -1: not told yet
+        self._handed: dict[TopicPartition, int] = {}  # next offset as the caller knows it; -1: not told yet
         self._corrupt: dict[TopicPartition, Corrupt] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._gaps: list[Gap] = []
@@ -157,18 +155,12 @@ class KafkaSource:
             try:
                 consumer.end_offsets([KafkaPartition(topic, 0)], timeout_ms=TOPIC_TIMEOUT_MS)
             except KafkaTimeoutError as error:
-                raise Unavailable(
-                    f"topic {topic} at {self._where()}: expected a topic with a leader"
-                ) from error
+                raise Unavailable(f"topic {topic} at {self._where()}: expected a topic with a leader") from error
         self._heard()
-        consumer.subscribe(
-            list(self._settings.topics), listener=self._membership.listener(consumer)
-        )
+        consumer.subscribe(list(self._settings.topics), listener=self._membership.listener(consumer))
         self._subscribed = True
 
-    def _fetch(
-        self, consumer: Any, timeout_s: float, paused: frozenset[TopicPartition]
-    ) -> Mapping[Any, Any]:
+    def _fetch(self, consumer: Any, timeout_s: float, paused: frozenset[TopicPartition]) -> Mapping[Any, Any]:
         self._forget(self._membership.update())
         try:
             self._start_wanted(consumer)
@@ -194,11 +186,7 @@ class KafkaSource:
             offset = self._wanted[partition]
             there = KafkaPartition(*partition)
             if offset is None:
-                ask = (
-                    consumer.end_offsets
-                    if self._settings.start == "latest"
-                    else consumer.beginning_offsets
-                )
+                ask = consumer.end_offsets if self._settings.start == "latest" else consumer.beginning_offsets
                 start: int = ask([there], timeout_ms=ASK_TIMEOUT_MS)[there]
             else:
                 start = offset
@@ -250,9 +238,7 @@ class KafkaSource:
                 end = known.offset if known is not None else ends[partition]
                 self._step(consumer, partition, position, min(position, end))
 
-    def _step(
-        self, consumer: Any, partition: KafkaPartition, offset: int, next_offset: int
-    ) -> None:
+    def _step(self, consumer: Any, partition: KafkaPartition, offset: int, next_offset: int) -> None:
         ours = TopicPartition(*partition)
         consumer.seek(partition, next_offset)
         self._ledger.positions[ours] = next_offset
@@ -266,9 +252,7 @@ class KafkaSource:
             if partition in self._handed and self._ledger.is_confirmed(partition, offset):
                 consumer.seek(KafkaPartition(*partition), offset + 1)
                 self._ledger.positions[partition] = offset + 1
-                self._corrupt[partition] = Corrupt(
-                    offset, offset + 1, "batch length beyond the bytes fetched"
-                )
+                self._corrupt[partition] = Corrupt(offset, offset + 1, "batch length beyond the bytes fetched")
         self._ledger.unreadable.clear()
 
     def _batches(self, fetched: Mapping[Any, Any]) -> list[RecordBatch]:
@@ -316,9 +300,7 @@ class KafkaSource:
             _log.warning("offset commit failed", error=repr(answer))
 
     def _fenced_member(self) -> FencedMember:
-        return FencedMember(
-            f"group_instance_id {self._settings.group_instance_id} is used by another process"
-        )
+        return FencedMember(f"group_instance_id {self._settings.group_instance_id} is used by another process")
 
     def _where(self) -> str:
         return ",".join(self._settings.bootstrap_servers)

@@ -30,9 +30,7 @@ class KnownLabels:
         found = of_defaults.get(pairs) if of_defaults is not None else None
         return found if found is not None else self._learn(labels, pairs, defaults)
 
-    def _learn(
-        self, labels: Mapping[str, str], pairs: Pairs, defaults: Pairs
-    ) -> tuple[int, Lookup]:
+    def _learn(self, labels: Mapping[str, str], pairs: Pairs, defaults: Pairs) -> tuple[int, Lookup]:
         if self._size >= _CACHE_MAX:
             self._known = {}
             self._size = 0

@@ -55,11 +55,7 @@ def number(value: object) -> float:
 def numeral(text: str) -> float:
     """Return the number that `text` spells in decimal, or a NotANumber; 'NaN', '+Inf' and the like are spelled too."""
     try:
-        return (
-            float(text)
-            if len(text) <= 400 and text.isascii() and "_" not in text
-            else NotANumber(text)
-        )
+        return float(text) if len(text) <= 400 and text.isascii() and "_" not in text else NotANumber(text)
     except ValueError:
         return NotANumber(text)
 

@@ -57,9 +57,7 @@ class LoopTimings:
 class FleetCollector(Collector):
     """All series that follow from the newest view and status; nothing is kept between scrapes, so nothing goes stale."""
 
-    def __init__(
-        self, publisher: Publisher, settings: HttpSettings, clock: Clock, version: str
-    ) -> None:
+    def __init__(self, publisher: Publisher, settings: HttpSettings, clock: Clock, version: str) -> None:
         self._publisher = publisher
         self._settings = settings
         self._clock = clock
@@ -72,9 +70,7 @@ class FleetCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family, from one view and one status throughout."""
         view, status = self._publisher.view, self._publisher.status
-        yield gauge(
-            "build_info", "Always 1; the label tells the version.", {self._version: 1}, "version"
-        )
+        yield gauge("build_info", "Always 1; the label tells the version.", {self._version: 1}, "version")
         yield from _fleet(view)
         yield from self._owners(view)
         yield from self._gpus(view)
@@ -107,9 +103,7 @@ class FleetCollector(Collector):
         )
 
     def _health(self, view: FleetView, status: ServiceStatus) -> Iterator[Metric]:
-        yield one(
-            "ready", "1 when /readyz says yes. 0 for long: /readyz names the reasons.", status.ready
-        )
+        yield one("ready", "1 when /readyz says yes. 0 for long: /readyz names the reasons.", status.ready)
         yield one(
             "breaker_open",
             "1 when too many records were rejected and reading stopped. Look at the dead letters, mend the producer.",
@@ -157,9 +151,7 @@ def register(
 
 def _fleet(view: FleetView) -> Iterator[Metric]:
     totals = by_state(view)
-    yield gauge(
-        "gpus", "GPUs and MIG instances in each state now.", per_state(totals.gpus), "state"
-    )
+    yield gauge("gpus", "GPUs and MIG instances in each state now.", per_state(totals.gpus), "state")
     yield gauge(
         "spend_usd_per_hour",
         "Price of the GPUs in each state now; those without a price are left out.",
@@ -201,22 +193,20 @@ def _gpu_family(view: FleetView, shown: int) -> Metric:
     for i in order[:shown].tolist():
         labels = view.labels[i]
         texts = (view.entity_key[i], labels.node, labels.namespace, labels.pod, view.owner[i])
-        family.add_metric(
-            [*map(label_text, texts), STATES[view.state[i]]], float(view.waste_usd_per_hour[i])
-        )
+        family.add_metric([*map(label_text, texts), STATES[view.state[i]]], float(view.waste_usd_per_hour[i]))
     return family
 
 
 def _ingest(status: ServiceStatus) -> Iterator[Metric]:
     yield count(
         "records_total",
-        "Kafka records or lines read, by what came of them. partly_rejected and rejected have a dead letter each.",
+        "Kafka records or lines read, by what came of them. Each rejected one has a dead letter; so has an accepted one of which a sample was bad.",
         zeros(RECORD_OUTCOMES) | dict(status.records),
         "outcome",
     )
     yield count(
         "samples_total",
-        "Samples inside the records; ended counts end-of-series markers, which carry no value.",
+        "What was inside the records: rows taken in, end-of-series markers, values that say 'none', and unknown metric names.",
         zeros(SAMPLE_OUTCOMES) | dict(status.samples),
         "outcome",
     )

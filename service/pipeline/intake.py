@@ -17,9 +17,7 @@ from service.pipeline.worker import Refusal, Worker
 class Intake:
     """Decodes, gates and counts. The tallies are part of the checkpoint: a restart counts nothing twice."""
 
-    def __init__(
-        self, decoder: Decoder, worker: Worker, value_bytes_max: int, resume: dict[str, Any] | None
-    ) -> None:
+    def __init__(self, decoder: Decoder, worker: Worker, value_bytes_max: int, resume: dict[str, Any] | None) -> None:
         self._decoder = decoder
         self._worker = worker
         self._value_bytes_max = value_bytes_max
@@ -59,9 +57,7 @@ class Intake:
         for offset, refused in by_offset.items():
             known = written.get(offset)
             if known is not None:
-                written[offset] = replace(
-                    known, rejected_samples=known.rejected_samples + len(refused)
-                )
+                written[offset] = replace(known, rejected_samples=known.rejected_samples + len(refused))
             else:
                 written[offset] = make_letter(
                     records[offset],

@@ -32,7 +32,6 @@ class _Abandoned(Exception):
     """Told to stop while something was unavailable: what was taken in since the last checkpoint is not safe yet."""
 
 
-
 class Outlet(Protocol):
     """Where notifications go; they are durable when `put` returns. Raises Unavailable."""
 

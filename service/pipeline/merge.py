@@ -65,9 +65,7 @@ def _sightings(
     return np.stack([e[starts], ls[starts], t[starts], t[ends]], axis=1).astype(np.int64)
 
 
-def scale_utilisation(
-    rows: TickRows, node_of: NDArray[np.int64], percent_nodes: NDArray[np.bool_]
-) -> None:
+def scale_utilisation(rows: TickRows, node_of: NDArray[np.int64], percent_nodes: NDArray[np.bool_]) -> None:
     """Move `util_unscaled` into `util_ratio`, as percent on nodes that ever sent more than 1; notes new such nodes.
 
     DCGM 4.5 and 4.6 gave the name GPU_UTIL_RATIO to integer percent, 4.7 to 0..1: the name alone cannot tell. Until a

@@ -96,9 +96,7 @@ class Pending:
         saved: dict[str, Array] = {
             "topics": np.array([name.topic for name in partitions], np.str_),
             "partitions": np.array([name.partition for name in partitions], np.int64),
-            "labels": np.array([list(labels) for labels, _ in used], np.str_).reshape(
-                -1, len(LabelSet._fields)
-            ),
+            "labels": np.array([list(labels) for labels, _ in used], np.str_).reshape(-1, len(LabelSet._fields)),
             "partition_index": np.concatenate([np.empty(0, np.int32), *owner]),
             "label_set": rank[label_set],
             "time_ns": np.concatenate([np.empty(0, np.int64), *(c.time_ns for c in chunks)]),

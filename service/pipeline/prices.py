@@ -81,9 +81,7 @@ def default_table() -> PriceTable:
         for cloud, listed in table["instances"].items()
         for name, row in listed["types"].items()
     }
-    models = tuple(
-        (name_words(row["words"]), float(row["usd_per_gpu_hour"])) for row in table["models"]
-    )
+    models = tuple((name_words(row["words"]), float(row["usd_per_gpu_hour"])) for row in table["models"])
     return PriceTable(instances, models)
 
 
@@ -97,8 +95,7 @@ def _matches(rule: PriceRule, labels: LabelSet) -> bool:
     """Tell whether all that the rule names is as it says; case does not matter."""
     wanted = rule.model_dump(exclude={"usd_per_gpu_hour"})
     return all(
-        not pattern or fnmatchcase(getattr(labels, name).lower(), pattern.lower())
-        for name, pattern in wanted.items()
+        not pattern or fnmatchcase(getattr(labels, name).lower(), pattern.lower()) for name, pattern in wanted.items()
     )
 
 

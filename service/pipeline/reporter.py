@@ -56,9 +56,7 @@ class Reporter:
         self._watchdog.tick()
         self._trouble = what
         status = self._publisher.status
-        self._publisher.publish_status(
-            ServiceStatus(**{**status.__dict__, "ready": False, "reasons": (what,)})
-        )
+        self._publisher.publish_status(ServiceStatus(**{**status.__dict__, "ready": False, "reasons": (what,)}))
 
     def on_round(self, loop: Loop) -> None:
         """Publish what has changed since the last time."""

@@ -18,9 +18,7 @@ from service.settings import Settings
 _START_NS = 1_700_000_000 * 10**9
 
 
-def warm_up(
-    settings: Settings, detectors: Mapping[str, tuple[type[Detector], Params]], directory: Directory
-) -> None:
+def warm_up(settings: Settings, detectors: Mapping[str, tuple[type[Detector], Params]], directory: Directory) -> None:
     """Push a few rows through a worker that is thrown away.
 
     Compiling holds the interpreter lock for seconds; within a consumer group that would cost heartbeats, so this comes

@@ -78,22 +78,17 @@ class Worker:
         self._label_sets = label_sets
         self.watermarks = Watermarks(settings.ingest, meta.get("watermarks"))
         self.pending = Pending(self._tick_ns, label_sets, under("pending.", resume))
-        self.entities = Entities(
-            settings.fleet.entities_max, self._stale_ns, under("entities.", resume)
-        )
+        self.entities = Entities(settings.fleet.entities_max, self._stale_ns, under("entities.", resume))
         self._next_tick: int | None = meta.get("next_tick")
         self._percent_nodes: dict[str, bool] = dict(meta.get("percent_nodes", {}))
         required = [f for cls, params in detectors.values() for f in cls.requires(params)]
         self.features = Features(required, self._stale_ns, under("features.", resume))
         self.detectors = {
-            name: cls(params, under(f"detectors.{name}.", resume))
-            for name, (cls, params) in detectors.items()
+            name: cls(params, under(f"detectors.{name}.", resume)) for name, (cls, params) in detectors.items()
         }
         alerts = meta.get("firing", {})
         self.lifecycles = {
-            name: Lifecycle(
-                detector, under(f"alerts.{name}.", resume), [from_json(a) for a in alerts.get(name, [])]
-            )
+            name: Lifecycle(detector, under(f"alerts.{name}.", resume), [from_json(a) for a in alerts.get(name, [])])
             for name, detector in self.detectors.items()
         }
         self.grouping = Grouping(settings.alerting, meta.get("groups"))
@@ -194,9 +189,7 @@ class Worker:
         last = self.pending.last_tick()
         return self._close_until((last + 1) * self._tick_ns, on_tick) if last is not None else 0
 
-    def _close_until(
-        self, until_ns: int, on_tick: Callable[[TickOutcome], None], ticks_max: int = 1 << 62
-    ) -> int:
+    def _close_until(self, until_ns: int, on_tick: Callable[[TickOutcome], None], ticks_max: int = 1 << 62) -> int:
         if self._next_tick is None:
             first = self.pending.first_tick()
             if first is None or (first + 1) * self._tick_ns > until_ns:
@@ -205,9 +198,7 @@ class Worker:
         closed = 0
         while (self._next_tick + 1) * self._tick_ns <= until_ns and closed < ticks_max:
             if self._nothing_changes():
-                self._next_tick = min(
-                    self.pending.first_tick() or 1 << 62, until_ns // self._tick_ns
-                )
+                self._next_tick = min(self.pending.first_tick() or 1 << 62, until_ns // self._tick_ns)
                 if (self._next_tick + 1) * self._tick_ns > until_ns:
                     break
             on_tick(self._close(self._next_tick))
@@ -252,9 +243,7 @@ class Worker:
             told = self.grouping.due(self.firing(end_ns), end_ns)
         self._judged = True
         seconds = time.perf_counter() - started_s
-        return TickOutcome(
-            end_ns, len(rows.entity), seconds, tuple(fired), tuple(resolved), tuple(told)
-        )
+        return TickOutcome(end_ns, len(rows.entity), seconds, tuple(fired), tuple(resolved), tuple(told))
 
     def _fold(self, tick: int) -> TickRows:
         chunks = self.pending.take(tick)
@@ -267,7 +256,7 @@ class Worker:
         for entity in admitted:
             self._introduce(entity)
         entity_of = np.full(len(self._label_sets) + 1, -1, np.int32)
-        entity_of[used] = [self.entities.find(labels.entity_key()) for labels in fresh]
+        entity_of[used] = np.array([self.entities.find(labels.entity_key()) for labels in fresh], np.int32)
         rows = merge_rows(chunks, entity_of)
         self._describe(rows.sightings)
         self._scale(rows)
@@ -356,9 +345,7 @@ class Worker:
 
     def firing(self, now_ns: int) -> dict[str, Alert]:
         """Return all alerts that fire, by id."""
-        return {
-            k: a for cycle in self.lifecycles.values() for k, a in cycle.firing(now_ns).items()
-        }
+        return {k: a for cycle in self.lifecycles.values() for k, a in cycle.firing(now_ns).items()}
 
     def was_judged(self) -> bool:
         """Tell whether this worker has closed a tick itself: only then are there figures to show."""

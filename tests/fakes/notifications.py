@@ -78,9 +78,7 @@ def resolved(name: str, **changes: Any) -> Notification:
 def enormous(name: str = "huge") -> Notification:
     """Return a notification that lists 10,000 GPUs, with names as long as anybody may send."""
     labels = LABELS._replace(pod="p" * 10_000, node="n" * 300)
-    alerts = tuple(
-        alert(alert_id=f"{i:032x}", entity_key=f"GPU-{i}", labels=labels) for i in range(10_000)
-    )
+    alerts = tuple(alert(alert_id=f"{i:032x}", entity_key=f"GPU-{i}", labels=labels) for i in range(10_000))
     return notification(name, alert_count=10_000, alerts=alerts)
 
 

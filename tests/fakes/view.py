@@ -75,9 +75,7 @@ def gpu_labels(i: int, allocated: bool) -> LabelSet:
     )
     if not allocated:
         return place
-    return place._replace(
-        namespace=namespace, pod=f"{job}-{i % 97}", container="main", job=job, team=team
-    )
+    return place._replace(namespace=namespace, pod=f"{job}-{i % 97}", container="main", job=job, team=team)
 
 
 def fleet_view(
@@ -131,9 +129,7 @@ def alerts_of(view: FleetView, stride: int = 5) -> tuple[Alert, ...]:
     """Return an alert for every `stride`-th wasted GPU: most of them firing."""
     wasted = [i for i in range(len(view)) if view.state[i] < len(WASTE_STATES)]
     statuses = (AlertStatus.FIRING, AlertStatus.FIRING, AlertStatus.PENDING, AlertStatus.RESOLVED)
-    return tuple(
-        alert_on(view, i, statuses[k % len(statuses)]) for k, i in enumerate(wasted[::stride])
-    )
+    return tuple(alert_on(view, i, statuses[k % len(statuses)]) for k, i in enumerate(wasted[::stride]))
 
 
 def alert_on(view: FleetView, i: int, status: AlertStatus) -> Alert:
@@ -171,7 +167,7 @@ def service_status(**changes: object) -> ServiceStatus:
         "ready": True,
         "source_kind": "kafka",
         "records": {"accepted": 120_000, "rejected": 12},
-        "samples": {"accepted": 480_000, "rejected": 15},
+        "samples": {"rows": 480_000, "series_ended": 15},
         "dead_letters": {"malformed": 11, "late": 1},
         "partitions": (
             PartitionStatus("gpu-telemetry", 0, 60_010, 42, AS_OF_NS + 30 * SECOND_NS),

@@ -59,9 +59,7 @@ class Broker:
     def start(self) -> Broker:
         """Format the storage if it is new, start, and return once clients are served."""
         properties = self.folder / "server.properties"
-        properties.write_text(
-            "".join(f"{key}={value}\n" for key, value in self._properties().items())
-        )
+        properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
         if not (self.folder / "data" / "meta.properties").exists():
             self._format(properties)
         with self.log.open("ab") as log:
@@ -154,9 +152,7 @@ class Broker:
                 raise BrokerError(f"the broker ended while it started:\n{self._last_words()}")
             if time.monotonic() > deadline_s:
                 self.kill()
-                raise BrokerError(
-                    f"no broker on {self.address} in {START_TIMEOUT_S:.0f} s:\n{self._last_words()}"
-                )
+                raise BrokerError(f"no broker on {self.address} in {START_TIMEOUT_S:.0f} s:\n{self._last_words()}")
             time.sleep(0.05)
 
     def _last_words(self) -> str:

@@ -41,9 +41,7 @@ HOSTILE = "<script>alert(1)</script>\"'&\u202e\x00\n\udc80" + "x" * 300
 
 
 @contextmanager
-def serving(
-    publisher: Publisher, clock: ManualClock | None = None, **options: Any
-) -> Iterator[str]:
+def serving(publisher: Publisher, clock: ManualClock | None = None, **options: Any) -> Iterator[str]:
     """Serve on a free loopback port and give the address."""
     settings = HttpSettings(port=0)
     clock = clock or still_clock()
@@ -161,9 +159,7 @@ def test_alerts_come_firing_first_and_in_pages(address, view):
 
 def test_alerts_can_be_filtered(address, view):
     firing = fetch(address, "/api/v1/alerts", status="firing", kind="idle_held", limit=1000)
-    wanted = {
-        a.alert_id for a in view.alerts if a.status is AlertStatus.FIRING and a.kind == "idle_held"
-    }
+    wanted = {a.alert_id for a in view.alerts if a.status is AlertStatus.FIRING and a.kind == "idle_held"}
     assert wanted and {row["alert_id"] for row in firing["alerts"]} == wanted
     assert fetch(address, "/api/v1/alerts", owner="nobody-of-that-name")["total"] == 0
 
@@ -294,13 +290,9 @@ def test_an_unknown_path_is_answered_with_the_known_ones(address):
     assert found["status"] == 404 and "/api/v1/gpus" in found["detail"]
 
 
-@pytest.mark.parametrize(
-    "path", ["/page/../server.py", "/page/%2e%2e/server.py", "/page/", "/docs"]
-)
+@pytest.mark.parametrize("path", ["/page/../server.py", "/page/%2e%2e/server.py", "/page/", "/docs"])
 def test_no_file_but_those_of_the_page_is_served(address, path):
-    assert raw(address, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(
-        b"HTTP/1.1 404"
-    )
+    assert raw(address, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 404")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
@@ -347,9 +339,7 @@ def test_every_answer_carries_the_security_headers(address):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "gpu-watch.example"])
 def test_an_address_beyond_loopback_needs_a_decision(host):
     with pytest.raises(ConfigError, match="allow_beyond_loopback"):
-        HttpServer(
-            HttpSettings(host=host), publisher_of(fleet_view(1)), CollectorRegistry(), still_clock()
-        )
+        HttpServer(HttpSettings(host=host), publisher_of(fleet_view(1)), CollectorRegistry(), still_clock())
 
 
 def test_beyond_loopback_any_host_name_is_answered():
@@ -366,9 +356,7 @@ def test_beyond_loopback_any_host_name_is_answered():
 def test_a_port_in_use_is_a_configuration_error_that_names_it():
     with serving(publisher_of(fleet_view(1))) as address:
         port = int(address.rpartition(":")[2])
-        second = HttpServer(
-            HttpSettings(port=port), publisher_of(), CollectorRegistry(), still_clock()
-        )
+        second = HttpServer(HttpSettings(port=port), publisher_of(), CollectorRegistry(), still_clock())
         with pytest.raises(ConfigError, match=rf"http.port: cannot listen on 127.0.0.1:{port}"):
             second.start()
 
@@ -498,9 +486,7 @@ def test_a_thousand_slow_connections_do_not_keep_others_out():
 
 
 def test_stopping_ends_the_thread_in_time_even_with_a_slow_client():
-    server = HttpServer(
-        HttpSettings(port=0), publisher_of(fleet_view(8)), CollectorRegistry(), still_clock()
-    )
+    server = HttpServer(HttpSettings(port=0), publisher_of(fleet_view(8)), CollectorRegistry(), still_clock())
     address = server.start()
     with connected(address) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")

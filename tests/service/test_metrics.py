@@ -19,7 +19,7 @@ from service.metrics import LoopTimings, label_text, register
 from service.settings import HttpSettings
 from service.summary import OTHER
 from service.view import NOTIFICATION_OUTCOMES, RECORD_OUTCOMES, STATES, Publisher, ServiceStatus
-from tests.fakes.view import AS_OF_NS, still_clock, fleet_view, publisher_of, service_status
+from tests.fakes.view import AS_OF_NS, fleet_view, publisher_of, service_status, still_clock
 
 HOSTILE = (
     'quote" back\\slash',
@@ -88,9 +88,7 @@ def test_the_figures_are_those_of_the_view_and_the_status():
     view = fleet_view(200)
     registry = scraped(publisher_of(view))
     gpus = series(registry, "skinflint_gpus")
-    assert {s: gpus[(s,)] for s in STATES} == dict(
-        zip(STATES, np.bincount(view.state, minlength=8), strict=True)
-    )
+    assert {s: gpus[(s,)] for s in STATES} == dict(zip(STATES, np.bincount(view.state, minlength=8), strict=True))
     waste = series(registry, "skinflint_waste_usd_per_hour")
     assert sum(waste.values()) == pytest.approx(np.nansum(view.waste_usd_per_hour))
     get = registry.get_sample_value
@@ -107,9 +105,7 @@ def test_the_figures_are_those_of_the_view_and_the_status():
 
 def test_owners_beyond_the_limit_are_summed_as_other():
     view = fleet_view(200)
-    owners = series(
-        scraped(publisher_of(view), owner_series_max=2), "skinflint_owner_waste_usd_per_hour"
-    )
+    owners = series(scraped(publisher_of(view), owner_series_max=2), "skinflint_owner_waste_usd_per_hour")
     assert len(owners) == 3 and (OTHER,) in owners
     assert sum(owners.values()) == pytest.approx(np.nansum(view.waste_usd_per_hour))
 
@@ -127,10 +123,7 @@ def test_gpus_have_no_series_unless_asked_for_and_then_only_the_worst():
 
 
 def test_hostile_names_give_valid_and_distinct_series():
-    labels = [
-        LabelSet(node=text, gpu="0", namespace=text, pod=text, team=text, model="m")
-        for text in HOSTILE
-    ]
+    labels = [LabelSet(node=text, gpu="0", namespace=text, pod=text, team=text, model="m") for text in HOSTILE]
     registry = scraped(publisher_of(fleet_view(labels=labels)), gpu_series_max=100)
     text = generate_latest(registry).decode("utf-8")
     families = {f.name: f for f in text_string_to_metric_families(text)}

@@ -11,7 +11,7 @@ import pytest
 from detectors import idle_waste
 from service.summary import OTHER, by_state, top_owners, worst_first
 from service.view import SIGNALS, STATES, FleetView, Publisher, ServiceStatus
-from tests.fakes.view import still_clock, fleet_view, service_status
+from tests.fakes.view import fleet_view, service_status, still_clock
 
 
 def test_the_names_are_those_of_the_detector():
@@ -71,9 +71,7 @@ def test_sums_by_state_equal_a_loop_over_the_gpus():
         priced = [i for i in rows if not np.isnan(view.usd_per_hour[i])]
         assert totals.gpus[s] == len(rows)
         assert totals.usd_per_hour[s] == pytest.approx(sum(view.usd_per_hour[i] for i in priced))
-        assert totals.waste_usd_per_hour[s] == pytest.approx(
-            sum(view.waste_usd_per_hour[i] for i in priced)
-        )
+        assert totals.waste_usd_per_hour[s] == pytest.approx(sum(view.waste_usd_per_hour[i] for i in priced))
         assert totals.seconds[s] == pytest.approx(view.seconds_in_state[:, s].sum())
 
 
@@ -99,25 +97,18 @@ def test_top_owners_and_the_rest_add_up_to_the_fleet():
         (row.waste_usd_per_hour for row in everyone), reverse=True
     )
     assert sum(row.gpus for row in (*top, rest)) == len(view)
-    assert sum(row.waste_usd_per_hour for row in (*top, rest)) == pytest.approx(
-        np.nansum(view.waste_usd_per_hour)
-    )
-    assert sum(row.waste_usd_total for row in (*top, rest)) == pytest.approx(
-        view.waste_usd_total.sum()
-    )
+    assert sum(row.waste_usd_per_hour for row in (*top, rest)) == pytest.approx(np.nansum(view.waste_usd_per_hour))
+    assert sum(row.waste_usd_total for row in (*top, rest)) == pytest.approx(view.waste_usd_total.sum())
 
 
 def test_owners_do_not_depend_on_the_order_of_rows():
     view = fleet_view(64)
     back = slice(None, None, -1)
     arrays = {
-        name: getattr(view, name)[back]
-        for name in ("state", "usd_per_hour", "waste_usd_per_hour", "waste_usd_total")
+        name: getattr(view, name)[back] for name in ("state", "usd_per_hour", "waste_usd_per_hour", "waste_usd_total")
     }
     turned = replace(view, owner=view.owner[back], **arrays)
-    assert [row.owner for row in top_owners(turned, 9)[0]] == [
-        row.owner for row in top_owners(view, 9)[0]
-    ]
+    assert [row.owner for row in top_owners(turned, 9)[0]] == [row.owner for row in top_owners(view, 9)[0]]
 
 
 def test_an_empty_view_has_no_owners_and_zero_sums():

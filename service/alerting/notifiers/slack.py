@@ -185,6 +185,4 @@ def _explained(posted: Posted) -> Delivery:
     if delivery.outcome is Outcome.DELIVERED or not _ERROR_WORD.fullmatch(posted.reply):
         return delivery
     kind = type(delivery)
-    return kind(
-        delivery.outcome, f"{delivery.detail} {posted.reply.decode()}", delivery.retry_after_s
-    )
+    return kind(delivery.outcome, f"{delivery.detail} {posted.reply.decode()}", delivery.retry_after_s)

@@ -57,9 +57,7 @@ class WebhookNotifier:
     rate_per_s_max: ClassVar[float] = 10.0
     params_type: ClassVar[builtins.type[Section]] = WebhookParams  # `type` is taken, above
 
-    def __init__(
-        self, url: Secret, secret: Secret, page_url: str, poster: Poster, clock: Clock
-    ) -> None:
+    def __init__(self, url: Secret, secret: Secret, page_url: str, poster: Poster, clock: Clock) -> None:
         self._url = url
         self._secret = secret
         self._page_url = page_url
@@ -114,7 +112,5 @@ def _signer(text: str, key: str) -> Webhook:
     except (binascii.Error, ValueError):
         decoded = b""
     if not text.startswith("whsec_") or not _KEY_BYTES_MIN <= len(decoded) <= _KEY_BYTES_MAX:
-        raise Unavailable(
-            f"{key}: expected whsec_ and the base64 of {_KEY_BYTES_MIN} to {_KEY_BYTES_MAX} random bytes"
-        )
+        raise Unavailable(f"{key}: expected whsec_ and the base64 of {_KEY_BYTES_MIN} to {_KEY_BYTES_MAX} random bytes")
     return Webhook(decoded)

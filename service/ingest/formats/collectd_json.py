@@ -61,11 +61,7 @@ def _name(event: dict[str, Any], kind: object, dsname: object) -> str:
 
 
 def _labels(event: dict[str, Any]) -> dict[str, str]:
-    labels = {
-        name: event[name]
-        for name in ("host", "plugin_instance")
-        if isinstance(event.get(name), str)
-    }
+    labels = {name: event[name] for name in ("host", "plugin_instance") if isinstance(event.get(name), str)}
     index, dash, name = labels.get("plugin_instance", "").partition("-")
     if dash and index.isdigit():
         labels |= {"plugin_index": index, "plugin_name": name}

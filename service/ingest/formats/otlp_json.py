@@ -42,10 +42,7 @@ def _read_metric(metric: dict[str, Any], shared: dict[str, str], parsed: Parsed)
     if data is None:
         return
     data = _object(data, name)
-    if (
-        "sum" in metric
-        and _field(data, "aggregationTemporality", "aggregation_temporality") in _DELTA
-    ):
+    if "sum" in metric and _field(data, "aggregationTemporality", "aggregation_temporality") in _DELTA:
         name += " (delta)"  # a difference is not the counter that the name stands for
     for point in _objects(data, "dataPoints", "data_points"):
         try:
@@ -78,12 +75,7 @@ def _sample(name: str, point: dict[str, Any], shared: dict[str, str]) -> Sample 
 
 
 def _whole(value: object) -> int:
-    if (
-        isinstance(value, str)
-        and value.isascii()
-        and value.isdigit()
-        and len(value) <= _INT64_DIGITS_MAX
-    ):
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _INT64_DIGITS_MAX:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -110,9 +102,7 @@ def _attribute_text(value: dict[str, Any]) -> str | None:
         if name in ("stringValue", "string_value"):
             return given if isinstance(given, str) else None
         if name in ("intValue", "int_value"):
-            return (
-                str(given) if isinstance(given, int | str) and not isinstance(given, bool) else None
-            )
+            return str(given) if isinstance(given, int | str) and not isinstance(given, bool) else None
         if name in ("boolValue", "bool_value"):
             return "true" if given is True else "false"
         if name in ("doubleValue", "double_value"):

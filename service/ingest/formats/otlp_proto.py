@@ -26,9 +26,7 @@ class OtlpProto:
     name: ClassVar[str] = "otlp_proto"
 
     def recognises(self, record: Record) -> bool:
-        return record.value is not None and _opens_with_resource_metrics(
-            record.value[:16], len(record.value)
-        )
+        return record.value is not None and _opens_with_resource_metrics(record.value[:16], len(record.value))
 
     def parse(self, record: Record) -> Parsed:
         try:
@@ -53,10 +51,7 @@ def _read_metric(metric: Metric, shared: dict[str, str], parsed: Parsed) -> None
         points = metric.gauge.data_points
     elif metric.HasField("sum"):
         points = metric.sum.data_points
-        if (
-            metric.sum.aggregation_temporality
-            == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
-        ):
+        if metric.sum.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA:
             name += " (delta)"  # a difference is not the counter that the name stands for
     for point in points:
         if point.flags & _NO_RECORDED_VALUE:
@@ -65,9 +60,7 @@ def _read_metric(metric: Metric, shared: dict[str, str], parsed: Parsed) -> None
         kind = point.WhichOneof("value")
         if kind is None or not point.time_unix_nano:
             item = len(parsed.samples) + len(parsed.rejects)
-            parsed.rejects.append(
-                Reject(item, "missing_field", f"{name}: {'value' if kind is None else 'time'}")
-            )
+            parsed.rejects.append(Reject(item, "missing_field", f"{name}: {'value' if kind is None else 'time'}"))
             continue
         value = point.as_double if kind == "as_double" else float(point.as_int)
         labels = {**shared, **_labels(point.attributes)}
@@ -103,6 +96,4 @@ def _opens_with_resource_metrics(head: bytes, size: int) -> bool:
     else:
         return False
     inner = at + 1
-    return inner + length <= size and (
-        length == 0 or (inner < len(head) and head[inner] in (0x0A, 0x12, 0x1A))
-    )
+    return inner + length <= size and (length == 0 or (inner < len(head) and head[inner] in (0x0A, 0x12, 0x1A)))

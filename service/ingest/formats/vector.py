@@ -12,9 +12,7 @@ from service.ingest.reading import json_document, number
 
 _OPENING = re.compile(rb"\s*[{\[]")
 _KINDS = re.compile(rb'"kind"\s*:\s*"(?:absolute|incremental)"')
-_OTHER_SHAPES = frozenset(
-    {"set", "distribution", "aggregated_histogram", "aggregated_summary", "sketch"}
-)
+_OTHER_SHAPES = frozenset({"set", "distribution", "aggregated_histogram", "aggregated_summary", "sketch"})
 
 
 class Vector:
@@ -24,11 +22,7 @@ class Vector:
 
     def recognises(self, record: Record) -> bool:
         value = record.value
-        return (
-            value is not None
-            and _OPENING.match(value) is not None
-            and _KINDS.search(value) is not None
-        )
+        return value is not None and _OPENING.match(value) is not None and _KINDS.search(value) is not None
 
     def parse(self, record: Record) -> Parsed:
         document = json_document(record.value or b"")

@@ -84,17 +84,25 @@ class Workload(NamedTuple):
 
 WORKLOADS: Final = {
     "training": (
-        Workload("llm-pretrain", "foundation-models", "trainer", ("orca-13b-pretrain", "orca-moe-pretrain", "tokenmix-7b")),
-        Workload("post-training", "alignment", "trainer", ("orca-13b-sft", "orca-13b-dpo", "reward-model-v3", "rlhf-ppo")),
+        Workload(
+            "llm-pretrain", "foundation-models", "trainer", ("orca-13b-pretrain", "orca-moe-pretrain", "tokenmix-7b")
+        ),
+        Workload(
+            "post-training", "alignment", "trainer", ("orca-13b-sft", "orca-13b-dpo", "reward-model-v3", "rlhf-ppo")
+        ),
         Workload("vision", "perception", "pytorch", ("lane-seg-vit-l", "depth-anything-ft", "clip-retrain")),
     ),
     "inference": (
-        Workload("serving", "inference-platform", "vllm", ("chat-orca-13b", "embed-large", "rerank-v2", "code-assist-7b")),
+        Workload(
+            "serving", "inference-platform", "vllm", ("chat-orca-13b", "embed-large", "rerank-v2", "code-assist-7b")
+        ),
         Workload("search", "search-relevance", "triton", ("query-encoder", "doc-ranker")),
         Workload("speech", "voice", "triton", ("asr-large-v3", "tts-streaming")),
     ),
     "notebooks": (
-        Workload("research", "research", "notebook", ("jupyter-anna", "jupyter-kenji", "jupyter-priya", "jupyter-mateo")),
+        Workload(
+            "research", "research", "notebook", ("jupyter-anna", "jupyter-kenji", "jupyter-priya", "jupyter-mateo")
+        ),
         Workload("growth-ds", "growth-analytics", "notebook", ("jupyter-sofia", "jupyter-liam", "jupyter-chen")),
     ),
     "batch": (

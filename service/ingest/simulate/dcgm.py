@@ -127,12 +127,16 @@ class Scrape(NamedTuple):
                 for row in rows:
                     if column in row.columns:
                         value = row.columns[column]
-                        yield Series(metric, self._labels(row.labels, column, value), _measured(metric, value) if live else None)
+                        yield Series(
+                            metric, self._labels(row.labels, column, value), _measured(metric, value) if live else None
+                        )
 
     def _labels(self, labels: LabelSet, column: str, value: float) -> dict[str, str]:
         first = self.node.generation == 1
         found = {
-            "DCGM_FI_DRIVER_VERSION" if first else "DCGM_FI_SYSTEM_DRIVER_VERSION": "570.86.15" if first else "580.95.05",
+            "DCGM_FI_DRIVER_VERSION" if first else "DCGM_FI_SYSTEM_DRIVER_VERSION": "570.86.15"
+            if first
+            else "580.95.05",
             "GPU_I_ID": labels.mig_id,
             "GPU_I_PROFILE": labels.mig_profile,
             "Hostname" if first else "hostname": labels.node,

@@ -105,13 +105,20 @@ def _idle_memory(state: str, memory: float, rng: random.Random) -> float:
 def _slowed(drive: Drive) -> Drive:
     # A board at its thermal limit: two thirds of the clock, fewer tensor cycles, and its peers wait for it.
     return drive._replace(
-        sm=drive.sm * 0.9, tensor=drive.tensor * 0.68, dram=drive.dram * 0.75, power=drive.power * 0.72, clock=0.66, throttle=0.6
+        sm=drive.sm * 0.9,
+        tensor=drive.tensor * 0.68,
+        dram=drive.dram * 0.75,
+        power=drive.power * 0.72,
+        clock=0.66,
+        throttle=0.6,
     )
 
 
 def _active(segment: Segment, rng: random.Random) -> Drive:
     kind = segment.tenancy.kind if segment.tenancy else "batch"
-    sm = rng.uniform(*{"training": (0.74, 0.9), "inference": (0.64, 0.82), "notebooks": (0.6, 0.8), "batch": (0.66, 0.88)}[kind])
+    sm = rng.uniform(
+        *{"training": (0.74, 0.9), "inference": (0.64, 0.82), "notebooks": (0.6, 0.8), "batch": (0.66, 0.88)}[kind]
+    )
     tensor, dram = sm * rng.uniform(0.42, 0.62), sm * rng.uniform(0.45, 0.68)
     drive = Drive(
         util=rng.uniform(0.94, 0.995), gr=rng.uniform(0.92, 0.98), sm=sm, tensor=tensor, dram=dram, mem_copy=dram * 0.95,
@@ -123,7 +130,11 @@ def _active(segment: Segment, rng: random.Random) -> Drive:
         # A checkpoint every 20 to 40 minutes keeps all ranks waiting for about a minute.
         every = rng.uniform(1200, 2400)
         return drive._replace(
-            nvlink=rng.uniform(0.04, 0.1), dip_depth=0.88, dip_every=every, dip_length=rng.uniform(40, 80), dip_phase=rng.uniform(0, every)
+            nvlink=rng.uniform(0.04, 0.1),
+            dip_depth=0.88,
+            dip_every=every,
+            dip_length=rng.uniform(40, 80),
+            dip_phase=rng.uniform(0, every),
         )
     if kind == "inference":
         return drive._replace(noise=0.12, lull=0.02, daily=0.07, swing=0.08)
@@ -145,7 +156,14 @@ def _hung_collective(segment: Segment, rng: random.Random) -> Drive:
     # The communication kernel spins: either it fills the board or it holds a few blocks of it. Neither draws power.
     sm = rng.choice((rng.uniform(0.97, 0.995), rng.uniform(0.02, 0.12)))
     return Drive(
-        util=1.0, gr=1.0, sm=sm, dram=0.0005, fb_bytes=rng.uniform(0.45, 0.9), power=rng.uniform(0.05, 0.11), clock=1.0, noise=0.001
+        util=1.0,
+        gr=1.0,
+        sm=sm,
+        dram=0.0005,
+        fb_bytes=rng.uniform(0.45, 0.9),
+        power=rng.uniform(0.05, 0.11),
+        clock=1.0,
+        noise=0.001,
     )
 
 

@@ -123,7 +123,12 @@ def _attributes(labels: Mapping[str, str]) -> list[dict[str, Any]]:
 def _resource(scrape: Scrape) -> dict[str, str]:
     host_port = scrape.address
     port = host_port.rpartition(":")[2]
-    return {"service.name": "dcgm-exporter", "service.instance.id": host_port, "server.port": port, "url.scheme": "http"}
+    return {
+        "service.name": "dcgm-exporter",
+        "service.instance.id": host_port,
+        "server.port": port,
+        "url.scheme": "http",
+    }
 
 
 def _families(scrape: Scrape) -> list[_Family]:
@@ -138,7 +143,12 @@ def _families(scrape: Scrape) -> list[_Family]:
         ("up", "The scraping was successful", "", 1.0),
         ("scrape_duration_seconds", "Duration of the scrape", "s", 0.004),
         ("scrape_samples_scraped", "The number of samples the target exposed", "", served),
-        ("scrape_samples_post_metric_relabeling", "The number of samples remaining after metric relabeling was applied", "", served),
+        (
+            "scrape_samples_post_metric_relabeling",
+            "The number of samples remaining after metric relabeling was applied",
+            "",
+            served,
+        ),
         ("scrape_series_added", "The approximate number of new series in this scrape", "", 0.0),
     ):
         families[name] = _Family(name, description, unit, False, [_Point({}, value)])

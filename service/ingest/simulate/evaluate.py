@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -71,7 +72,8 @@ class Evaluation(NamedTuple):
             "raw": [score._asdict() for score in self.raw],
             "troubles": [score._asdict() for score in self.troubles],
             "confusion": [
-                {"true": true, "found": found, "seconds": seconds} for (true, found), seconds in sorted(self.confusion.items())
+                {"true": true, "found": found, "seconds": seconds}
+                for (true, found), seconds in sorted(self.confusion.items())
             ],
         }
 
@@ -81,7 +83,9 @@ class Evaluation(NamedTuple):
         lines = [heading]
         for settled, raw in zip(self.settled, self.raw, strict=True):
             shares = (settled.precision, settled.recall, raw.precision, raw.recall)
-            lines.append((settled.state, f"{settled.support_s / 3600:.1f}", *("-" if s is None else f"{s:.3f}" for s in shares)))
+            lines.append(
+                (settled.state, f"{settled.support_s / 3600:.1f}", *("-" if s is None else f"{s:.3f}" for s in shares))
+            )
         return lines
 
 
@@ -112,7 +116,9 @@ def evaluate(
     confusion: Counter[tuple[str, str]] = Counter()
     for stretch in settled:
         confusion[stretch.true, stretch.found] += stretch.seconds  # type: ignore[assignment]
-    return Evaluation(settle_s, _state_scores(settled), _state_scores(stretches), _trouble_scores(settled), dict(confusion))
+    return Evaluation(
+        settle_s, _state_scores(settled), _state_scores(stretches), _trouble_scores(settled), dict(confusion)
+    )
 
 
 def read_intervals(path: Path) -> Iterator[TruthRow]:
@@ -122,7 +128,11 @@ def read_intervals(path: Path) -> Iterator[TruthRow]:
             try:
                 row = json.loads(line)
                 yield TruthRow(
-                    str(row["entity_key"]), str(row["state"]), int(row["start_ns"]), int(row["end_ns"]), str(row.get("trouble", ""))
+                    str(row["entity_key"]),
+                    str(row["state"]),
+                    int(row["start_ns"]),
+                    int(row["end_ns"]),
+                    str(row.get("trouble", "")),
                 )
             except (ValueError, KeyError, TypeError) as error:
                 expected = "expected entity_key, state, start_ns and end_ns"
@@ -153,7 +163,7 @@ def _stretches(truth: list[TruthRow], found: list[TruthRow], settle_ns: int, lim
             overlapping.append(other)
             edges |= {other.start_ns, other.end_ns}
         times = sorted(min(edge, limit_ns) for edge in edges if row.start_ns <= edge <= row.end_ns)
-        for start_ns, end_ns in zip(times, times[1:], strict=False):
+        for start_ns, end_ns in itertools.pairwise(times):
             claim = _claim(overlapping, start_ns)
             either = row.trouble == _EITHER and claim == "unknown"
             if end_ns > start_ns and not either:

@@ -11,7 +11,13 @@ from service.ingest.simulate.plan import Segment, Tenancy
 
 # A default dcgm-exporter has no SM activity, and none of these either.
 _NOT_BY_DEFAULT: Final = {"sm_active_ratio", "thermal_throttle_seconds", "ecc_dbe_total", "fb_total_bytes"}
-_PER_BOARD_ONLY: Final = {"util_ratio", "mem_copy_ratio", "pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_bytes_per_s"}
+_PER_BOARD_ONLY: Final = {
+    "util_ratio",
+    "mem_copy_ratio",
+    "pcie_tx_bytes_per_s",
+    "pcie_rx_bytes_per_s",
+    "nvlink_bytes_per_s",
+}
 
 
 def exported_columns(entity: Entity) -> tuple[str, ...]:

@@ -46,7 +46,9 @@ class Physics:
         shares = np.array([entity.mig.memory if entity.mig else 1.0 for entity in entities])
         self._reserved, self._total = np.floor(self._reserved * shares), np.floor(self._total * shares)
         self._compute = np.array([entity.mig.compute if entity.mig else 1.0 for entity in entities])
-        self._clock = np.array([[model.idle_clock_mhz, model.sm_clock_mhz, model.memory_clock_mhz] for model in models]) * 1e6
+        self._clock = (
+            np.array([[model.idle_clock_mhz, model.sm_clock_mhz, model.memory_clock_mhz] for model in models]) * 1e6
+        )
         self._ambient = np.array([_AMBIENT_CELSIUS + entity.board * 7 % 5 for entity in entities])
         self._drive = np.zeros((len(_FIELD), n))
         self._energy = np.zeros(n)
@@ -135,7 +137,11 @@ class Physics:
 
     def _work(self, t: Floats) -> Floats:
         def until(t: Floats) -> Floats:
-            swung = -self._of("swing") / self._of("swing_speed") * np.cos(self._of("swing_speed") * t + self._of("swing_phase"))
+            swung = (
+                -self._of("swing")
+                / self._of("swing_speed")
+                * np.cos(self._of("swing_speed") * t + self._of("swing_phase"))
+            )
             daily = -self._of("daily") / _DAY_SPEED * np.cos(_DAY_SPEED * t + self._of("daily_phase"))
             turns, rest = np.divmod(t + self._of("dip_phase"), self._of("dip_every"))
             dipped = turns * self._of("dip_length") + np.minimum(rest, self._of("dip_length"))
@@ -189,11 +195,15 @@ class Physics:
         power = self._idle + self._range * np.minimum(drawn, 0.99) + 0.0015 * self._range * sensor
         out[COLUMN["power_watts"]] = np.round(power, 3)
         worked = self._energy + self._of("power") * self._work(t)
-        out[COLUMN["energy_joules"]] = self._idle * (self._lifetime + t) + self._range * self._over_board(worked * self._compute)
+        out[COLUMN["energy_joules"]] = self._idle * (self._lifetime + t) + self._range * self._over_board(
+            worked * self._compute
+        )
         lag = self._over_board(self._cooling * np.exp(-t / _COOLING_S))
         steady = self._over_board(self._of("power") * self._compute * shape)
         hot = 14.0 * (self._of("throttle") > 0)
-        out[COLUMN["temperature_celsius"]] = np.round(self._ambient + _RISE_CELSIUS * (steady + lag) + hot + 0.4 * sensor)
+        out[COLUMN["temperature_celsius"]] = np.round(
+            self._ambient + _RISE_CELSIUS * (steady + lag) + hot + 0.4 * sensor
+        )
         idle, top, memory = self._clock.T
         ratio = self._of("clock")
         top = top * np.where(ratio > 0, ratio, 1.0) * np.where(drawn > 0.8, 0.93, 1.0)

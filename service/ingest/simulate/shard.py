@@ -176,7 +176,11 @@ class Shard:
         for place, node in enumerate(self._nodes):
             ms = (step * self._interval_ns + self._lag_ns(node)) // 1_000_000
             key, head = node.name.encode(), f'{{"ts":{ms}'
-            lines = [Line(ms, key, f"{head}{self._labels[i]}{texts[i]}".encode()) for i in self._of_node[place] if i not in silent]
+            lines = [
+                Line(ms, key, f"{head}{self._labels[i]}{texts[i]}".encode())
+                for i in self._of_node[place]
+                if i not in silent
+            ]
             window = self._spans[place].window
             if window is None or window.kind not in ("duplicated", "reordered"):
                 by_delay[0].extend(lines)

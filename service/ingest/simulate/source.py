@@ -112,7 +112,7 @@ class SimulateSource:
         """Yield every step when it is due, from the beginning to the end, in place of seek and poll."""
         step = self._first_step
         while self.live or step < self._end_step:
-            self._position = {partition: step * self._stride for partition in self.assigned()}
+            self._position = dict.fromkeys(self.assigned(), step * self._stride)
             self._open_truth()
             while step >= self._due_step():
                 self._clock.wait(self._next_due_s(frozenset()))
@@ -120,7 +120,7 @@ class SimulateSource:
             step += 1
             if self._truth_file is not None:
                 self._truth_file.advance(step * self._interval_ns)
-        self._position = {partition: step * self._stride for partition in self.assigned()}
+        self._position = dict.fromkeys(self.assigned(), step * self._stride)
 
     def step_of(self, offset: int) -> int:
         """Return the event-time step that `offset` lies in: event time / interval."""

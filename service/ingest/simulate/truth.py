@@ -41,7 +41,9 @@ class Truth:
         segment = self._plan.at(self._fleet.slots[entity.slot], time_ns)
         span = self._faults.at(entity.node, time_ns)
         state, trouble = self._judge(entity, segment, span)
-        return TruthRow(entity.key, state, max(segment.start_ns, span.start_ns), min(segment.end_ns, span.end_ns), trouble)
+        return TruthRow(
+            entity.key, state, max(segment.start_ns, span.start_ns), min(segment.end_ns, span.end_ns), trouble
+        )
 
     def rows(self, entities: Iterable[Entity], start_ns: int, end_ns: int) -> Iterator[TruthRow]:
         """Yield the rows that overlap [start_ns, end_ns), cut to it, entity by entity."""

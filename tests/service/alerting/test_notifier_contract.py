@@ -48,9 +48,7 @@ def test_every_parameter_is_documented_and_every_secret_may_come_from_a_file(kin
     [notification, lambda: resolved("r"), hostile, enormous, lambda: possible_repeat(hostile())],
     ids=["usual", "resolved", "hostile", "enormous", "repeat"],
 )
-def test_whatever_is_in_a_notification_it_is_delivered(
-    kind: str, make: Callable[[], Notification]
-) -> None:
+def test_whatever_is_in_a_notification_it_is_delivered(kind: str, make: Callable[[], Notification]) -> None:
     with Sink() as sink:
         assert build(kind, sink.url).send(make()).outcome is Outcome.DELIVERED
 
@@ -81,9 +79,7 @@ def test_the_receivers_wish_for_a_pause_is_passed_on(kind: str) -> None:
 
 
 @EVERY_HTTP
-@pytest.mark.parametrize(
-    "answer", [Answer(500), Answer(hang=True), Answer(drop=True)], ids=["500", "silence", "reset"]
-)
+@pytest.mark.parametrize("answer", [Answer(500), Answer(hang=True), Answer(drop=True)], ids=["500", "silence", "reset"])
 def test_a_message_that_may_have_arrived_is_marked_as_uncertain(kind: str, answer: Answer) -> None:
     delivery = send_to(kind, answer, timeout_s=0.3)
     assert delivery.outcome is Outcome.RETRY
@@ -143,9 +139,7 @@ def test_a_secret_stands_in_one_place_only(kind: str) -> None:
 
 
 @EVERY_HTTP
-def test_a_url_file_is_read_for_each_message_and_its_absence_waited_out(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_url_file_is_read_for_each_message_and_its_absence_waited_out(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "url"
     with Sink() as old, Sink() as new:
         file.write_text(f"{old.url}\n")
@@ -156,9 +150,7 @@ def test_a_url_file_is_read_for_each_message_and_its_absence_waited_out(
         file.unlink()
         gone = notifier.send(notification("n3"))
         assert (1, 1) == (len(old.requests), len(new.requests))
-    assert gone == Delivery(
-        Outcome.RETRY, "url_file: cannot be read: No such file or directory"
-    )
+    assert gone == Delivery(Outcome.RETRY, "url_file: cannot be read: No such file or directory")
 
 
 @EVERY_HTTP

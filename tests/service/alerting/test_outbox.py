@@ -60,9 +60,7 @@ def column(database: Path, name: str) -> list[Any]:
         return [row[0] for row in connection.execute(f"SELECT {name} FROM notifications ORDER BY seq")]
 
 
-def test_what_was_put_is_found_again_by_the_next_process(
-    database: Path, clock: ManualClock
-) -> None:
+def test_what_was_put_is_found_again_by_the_next_process(database: Path, clock: ManualClock) -> None:
     first = opened(database, clock)
     assert 2 == first.put([(notification("n1"), ["a", "b"])])
     # The first is not closed: a crash would not close it either.
@@ -74,9 +72,7 @@ def test_what_was_put_is_found_again_by_the_next_process(
     assert not row.possible_repeat
 
 
-def test_a_replay_puts_nothing_twice_not_even_after_delivery(
-    database: Path, clock: ManualClock
-) -> None:
+def test_a_replay_puts_nothing_twice_not_even_after_delivery(database: Path, clock: ManualClock) -> None:
     outbox = opened(database, clock)
     messages = [(notification("n1"), ["a"]), (notification("n2"), ["a"])]
     assert 2 == outbox.put(messages)
@@ -95,9 +91,7 @@ def test_a_put_is_all_or_nothing(database: Path, clock: ManualClock) -> None:
     assert 1 == outbox.put([(notification("n1"), ["a"])])
 
 
-def test_a_put_tells_whoever_waits_only_when_there_is_something_new(
-    database: Path, clock: ManualClock
-) -> None:
+def test_a_put_tells_whoever_waits_only_when_there_is_something_new(database: Path, clock: ManualClock) -> None:
     outbox = opened(database, clock)
     calls: list[int] = []
     outbox.on_put(lambda: calls.append(1))
@@ -107,9 +101,7 @@ def test_a_put_tells_whoever_waits_only_when_there_is_something_new(
     assert [1] == calls
 
 
-def test_within_a_group_the_next_waits_for_the_one_before(
-    database: Path, clock: ManualClock
-) -> None:
+def test_within_a_group_the_next_waits_for_the_one_before(database: Path, clock: ManualClock) -> None:
     outbox = opened(database, clock)
     outbox.put([(notification("fire"), ["a"]), (resolved("over"), ["a"])])
     row = due(outbox, clock)
@@ -166,9 +158,7 @@ def test_a_crash_while_sending_makes_a_possible_repeat(database: Path, clock: Ma
     assert (True, 1) == (again.possible_repeat, again.attempts)
 
 
-def test_an_uncertain_attempt_makes_a_possible_repeat_that_stays_one(
-    database: Path, clock: ManualClock
-) -> None:
+def test_an_uncertain_attempt_makes_a_possible_repeat_that_stays_one(database: Path, clock: ManualClock) -> None:
     outbox = opened(database, clock)
     outbox.put([(notification("n1"), ["a"])])
     for uncertain in (False, True, False):
@@ -224,9 +214,7 @@ def test_a_kill_at_any_point_loses_nothing_that_was_put(
     assert repeats == [row.notification_id for row in rows if row.possible_repeat]
 
 
-def test_what_waits_too_long_is_given_up_whatever_its_receiver(
-    database: Path, clock: ManualClock
-) -> None:
+def test_what_waits_too_long_is_given_up_whatever_its_receiver(database: Path, clock: ManualClock) -> None:
     outbox = opened(database, clock, expire_after_s=3600)
     outbox.put([(notification("old"), ["a", "gone"])])
     clock.advance(3599)
@@ -240,9 +228,7 @@ def test_what_waits_too_long_is_given_up_whatever_its_receiver(
     assert ["expired", "expired", "pending"] == column(database, "status")
 
 
-def test_a_row_that_is_being_sent_does_not_expire_under_the_senders_hands(
-    database: Path, clock: ManualClock
-) -> None:
+def test_a_row_that_is_being_sent_does_not_expire_under_the_senders_hands(database: Path, clock: ManualClock) -> None:
     outbox = opened(database, clock, expire_after_s=60)
     outbox.put([(notification("n1"), ["a"])])
     row = due(outbox, clock)
@@ -301,9 +287,7 @@ def test_a_clock_set_back_does_not_stop_delivery(database: Path, clock: ManualCl
     assert "n1" == due_id(outbox, clock)
 
 
-def test_the_time_of_the_next_attempt_is_that_of_the_first_of_each_group(
-    database: Path, clock: ManualClock
-) -> None:
+def test_the_time_of_the_next_attempt_is_that_of_the_first_of_each_group(database: Path, clock: ManualClock) -> None:
     outbox = opened(database, clock)
     assert outbox.next_attempt_ns("a") is None
     outbox.put([(notification("n1"), ["a"]), (resolved("n2"), ["a"]), (notification("n3", owner="x"), ["a"])])
@@ -322,9 +306,7 @@ def test_the_file_is_for_its_owner_alone(database: Path, clock: ManualClock) -> 
         assert 0o600 == stat.S_IMODE(file.stat().st_mode)
 
 
-def test_commits_survive_power_loss_as_far_as_sqlite_can_say(
-    database: Path, clock: ManualClock
-) -> None:
+def test_commits_survive_power_loss_as_far_as_sqlite_can_say(database: Path, clock: ManualClock) -> None:
     connection = opened(database, clock)._connection
     assert ("wal",) == connection.execute("PRAGMA journal_mode").fetchone()
     assert (2,) == connection.execute("PRAGMA synchronous").fetchone()
@@ -338,9 +320,7 @@ def filled(database: Path, clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("damage", ["garbage", "page", "cut"])
-def test_a_damaged_file_is_refused_by_name(
-    database: Path, clock: ManualClock, damage: str
-) -> None:
+def test_a_damaged_file_is_refused_by_name(database: Path, clock: ManualClock, damage: str) -> None:
     filled(database, clock)
     content = bytearray(database.read_bytes())
     if damage == "garbage":

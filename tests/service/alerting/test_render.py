@@ -46,9 +46,7 @@ from tests.fakes.notifications import LABELS, alert, notification, resolved
         ),
     ],
 )
-def test_the_headline_has_dollars_count_matter_and_owner(
-    changes: dict[str, object], line: str
-) -> None:
+def test_the_headline_has_dollars_count_matter_and_owner(changes: dict[str, object], line: str) -> None:
     assert line == headline(notification(**changes))
 
 
@@ -58,8 +56,7 @@ def test_a_possible_repeat_is_said_to_be_one() -> None:
 
 def test_a_gpu_has_place_model_holder_time_and_money() -> None:
     assert (
-        "node-3 GPU 2 · NVIDIA H100 80GB HBM3 · pod vision/train-0"
-        " · since 2026-01-09 07:00 UTC (5 h) · $16.00 so far",
+        "node-3 GPU 2 · NVIDIA H100 80GB HBM3 · pod vision/train-0 · since 2026-01-09 07:00 UTC (5 h) · $16.00 so far",
     ) == render(notification()).gpus
 
 

@@ -62,9 +62,7 @@ def test_every_message_is_within_slacks_limits(make: str) -> None:
 
 def test_what_finds_no_place_is_counted() -> None:
     sent = message(enormous())
-    listed = sum(
-        text["text"].count("\u2022 ") for block in sent["blocks"] for text in texts(block)
-    )
+    listed = sum(text["text"].count("\u2022 ") for block in sent["blocks"] for text in texts(block))
     assert 20 < listed < 10_000
     left_out = f"and {10_000 - listed:,} more not listed here"
     assert [left_out] == [text["text"] for text in texts(sent["blocks"][-2])]
@@ -77,9 +75,7 @@ def test_hostile_names_give_the_golden_message() -> None:
 
 def test_nothing_untrusted_is_ever_read_as_markup() -> None:
     sent = message(hostile())
-    marked_up = [
-        text["text"] for block in sent["blocks"] for text in texts(block) if text["type"] == "mrkdwn"
-    ]
+    marked_up = [text["text"] for block in sent["blocks"] for text in texts(block) if text["type"] == "mrkdwn"]
     assert [f"<{PAGE_URL}|Open Skinflint>"] == marked_up
     assert (False, False, False) == (sent["mrkdwn"], sent["unfurl_links"], sent["unfurl_media"])
     plain = [t["text"] for b in sent["blocks"] for t in texts(b) if t["type"] == "plain_text"]

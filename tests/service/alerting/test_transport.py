@@ -119,9 +119,7 @@ PRIVATE = [
 
 @pytest.mark.parametrize("allow_private", [False, True])
 @pytest.mark.parametrize("address", NEVER)
-def test_an_address_inside_is_rejected_and_no_packet_leaves(
-    address: str, allow_private: bool
-) -> None:
+def test_an_address_inside_is_rejected_and_no_packet_leaves(address: str, allow_private: bool) -> None:
     url = "https://hooks.example.com/"
     posted = post_to(url, [address], allow_private=allow_private)
     assert posted.delivery.outcome is Outcome.REJECTED
@@ -350,8 +348,6 @@ def test_no_time_left_means_no_attempt() -> None:
         ("²", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_and_nonsense_is_ignored(
-    value: str, seconds: float | None
-) -> None:
+def test_retry_after_is_seconds_or_a_date_and_nonsense_is_ignored(value: str, seconds: float | None) -> None:
     poster = Poster(LOCAL, ManualClock())
     assert seconds == poster._retry_after_s([(b"Retry-After", value.encode("latin-1"))])

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.ingest.simulate.physics import COLUMN, COLUMN_NAMES
-from service.ingest.simulate.plan import SECOND, Plan
-from service.ingest.simulate.physics import Physics
 from service.ingest.simulate.fleet import build_fleet
+from service.ingest.simulate.physics import COLUMN, COLUMN_NAMES, Physics
+from service.ingest.simulate.plan import SECOND, Plan
 from tests.fakes.clock import NOON_NS
 
 GIB = 1 << 30
@@ -59,7 +58,14 @@ def clean() -> Recording:
 @pytest.mark.parametrize("state", ["unallocated", "truly_idle", "idle_held"])
 def test_an_idle_gpu_does_nothing_and_draws_idle_power(clean: Recording, state: str) -> None:
     for entity, window in clean.windows(state):
-        for column in ("util_ratio", "sm_active_ratio", "gr_engine_ratio", "tensor_ratio", "dram_ratio", "nvlink_bytes_per_s"):
+        for column in (
+            "util_ratio",
+            "sm_active_ratio",
+            "gr_engine_ratio",
+            "tensor_ratio",
+            "dram_ratio",
+            "nvlink_bytes_per_s",
+        ):
             assert (clean[column][window, entity] == 0).all()
         load = (clean["power_watts"][window, entity] - clean.idle[entity]) / (clean.tdp - clean.idle)[entity]
         assert abs(load).max() < 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_the_truth_file_tiles_the_time_of_every_gpu_and_survives_a_restart(tmp_p
         rows.sort(key=lambda row: row["start_ns"])
         assert rows[0]["start_ns"] == NOON_NS
         assert rows[-1]["end_ns"] == NOON_NS + 60 * MINUTE_NS
-        assert all(a["end_ns"] == b["start_ns"] for a, b in zip(rows, rows[1:], strict=False))
+        assert all(a["end_ns"] == b["start_ns"] for a, b in itertools.pairwise(rows))
 
 
 def test_a_gpu_that_is_not_silent_reports_at_every_step() -> None:
