@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,13 @@ class EventBatch:
 
     def __post_init__(self) -> None:
         n = len(self.offset)
-        for name, array, dtype in (
+        arrays: list[tuple[str, NDArray[Any], Any]] = [
             ("offset", self.offset, np.int64),
             ("event_time_ns", self.event_time_ns, np.int64),
             ("label_set", self.label_set, np.int32),
             *((name, array, np.float64) for name, array in self.columns.items()),
-        ):
+        ]
+        for name, array, dtype in arrays:
             if array.dtype != dtype or array.shape != (n,):
                 raise ValueError(f"{name}: expected {np.dtype(dtype)}[{n}], got {array.dtype}{list(array.shape)}")
             array.flags.writeable = False

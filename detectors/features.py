@@ -171,10 +171,10 @@ class Features:
         state = self._states[feature]
         m = len(state["pane"])
         out = WindowFigures(np.empty(m, np.int64), *(np.empty(m) for _ in range(5)))
-        arrays = [state[name] for name in _WINDOW]
         pane_ns = int(feature.window_s * 1e9) // PANES
-        outputs = (out.count, out.duty, out.mean, out.variance, out.lowest, out.highest)
-        window_read(now_ns, pane_ns, *arrays, *outputs)
+        arrays = [state[name] for name in _WINDOW]
+        arrays += [out.count, out.duty, out.mean, out.variance, out.lowest, out.highest]
+        window_read(now_ns, pane_ns, *arrays)
         return out
 
     def ewma(self, feature: Ewma) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -62,7 +62,7 @@ def produce_simulation(
     for partition in source.assigned():
         source.seek(partition, None)
     sink = FileSink(out, capture=wire != "native") if out else KafkaSink(kafka, topic)
-    return produce(source, wire, sink, lambda count: None)
+    return produce(source, wire, sink, lambda _: None)
 
 
 def evaluate_simulation(

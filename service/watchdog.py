@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import threading
 
 from service.clock import Clock
@@ -48,5 +47,5 @@ class Watchdog:
         while not self._stopped.wait(min(1.0, self._stuck_after_s / 10)):
             if self.is_stuck():
                 log.critical("the loop is stuck; ending the process", stuck_after_s=self._stuck_after_s)
-                faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                faulthandler.dump_traceback(file=2, all_threads=True)
                 os._exit(STUCK_EXIT_CODE)

@@ -6,7 +6,6 @@ them. Values are checked strictly (no "5" for 5, no yes for true), so that a fil
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
@@ -98,10 +98,10 @@ def _all_receivers(params: Mapping[str, type[BaseModel]]) -> type[ReceivingSetti
 def _receiver(name: str, params_type: type[BaseModel]) -> type[ReceiverSettings]:
     bases: Any = (params_type, ReceiverSettings)
     type_field: Any = (Literal[name], _like("type", ReceiverSettings, ...))
-    made: type[ReceiverSettings] = create_model(
+    made: Any = create_model(
         params_type.__name__, __base__=bases, __doc__=params_type.__doc__, type=type_field
     )
-    return made
+    return cast("type[ReceiverSettings]", made)
 
 
 def _list_of(item: Any) -> Any:

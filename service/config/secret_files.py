@@ -35,17 +35,23 @@ def read_secret(value: SecretStr, file: str, path: str) -> SecretStr:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _problem(place, f"{file} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise _problem(place, f"{file} is not a file")
-        if mode & stat.S_IRWXO:
-            raise _problem(
-                place,
-                f"{file} is open to every user (mode {stat.S_IMODE(mode):04o}): chmod 600, or 640 "
-                "with the service's group (Kubernetes: defaultMode: 0440)",
-            )
-        return _text(stream.read(SECRET_BYTES_MAX + 1), file, place)
+    try:
+        _check_mode(os.fstat(descriptor).st_mode, file, place)
+        raw = os.read(descriptor, SECRET_BYTES_MAX + 1)
+    finally:
+        os.close(descriptor)
+    return _text(raw, file, place)
+
+
+def _check_mode(mode: int, file: str, place: str) -> None:
+    if not stat.S_ISREG(mode):
+        raise _problem(place, f"{file} is not a file")
+    if mode & stat.S_IRWXO:
+        raise _problem(
+            place,
+            f"{file} is open to every user (mode {stat.S_IMODE(mode):04o}): chmod 600, or 640 "
+            "with the service's group (Kubernetes: defaultMode: 0440)",
+        )
 
 
 def secret_problems(settings: BaseModel) -> list[ConfigProblem]:

@@ -81,7 +81,9 @@ def read_tree(file: FilePath) -> Tree:
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        tree.complain((), str(error.problem or error), Origin(str(file), line))
+        problem = str(error.problem or error)
+        whole = f"{error.context}, {problem}" if problem.startswith("but ") else problem
+        tree.complain((), whole, Origin(str(file), line))
         return tree
     except yaml.YAMLError as error:
         tree.complain((), "not YAML: " + " ".join(str(error).split()))

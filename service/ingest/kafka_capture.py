@@ -57,9 +57,9 @@ def capture(
                 for batch in batches:
                     left = None if records_max is None else records_max - count
                     count += _write(file, batch, len(topics) > 1, left)
-                if not batches and not follow and source.assigned():
-                    if all(source.ended(partition) for partition in source.assigned()):
-                        break
+                assigned = source.assigned()
+                if not batches and not follow and assigned and all(map(source.ended, assigned)):
+                    break
     finally:
         source.close()
     return count

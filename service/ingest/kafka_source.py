@@ -67,7 +67,7 @@ class KafkaSource:
         self._consumer: Any = None
         self._subscribed = False
         self._membership = Membership()
-        self._ledger = FetchLedger(lambda partition: None)
+        self._ledger = FetchLedger(lambda _: None)
         self._wanted: dict[TopicPartition, int | None] = {}
         self._handed: dict[TopicPartition, int] = {}  # next offset as the caller knows it; -1: not told yet
         self._corrupt: dict[TopicPartition, Corrupt] = {}

@@ -78,7 +78,8 @@ class Pending:
     def label_sets(self) -> list[int]:
         """Return the ids of all label sets that waiting rows have."""
         chunks = [c for parts in self._ticks.values() for part in parts.values() for c in part]
-        return np.unique(np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)])).tolist()
+        ids: list[int] = np.unique(np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)])).tolist()
+        return ids
 
     def snapshot(self) -> dict[str, Array]:
         """Return the rows by partition, tick and log order: the same rows give the same bytes, however they were cut."""

@@ -40,4 +40,4 @@ def warm_up(settings: Settings, detectors: Mapping[str, tuple[type[Detector], Pa
         columns={column.name: np.zeros(n) for column in COLUMNS},
     )
     worker.ingest(batch)
-    worker.finish(lambda outcome: None)
+    worker.finish(lambda _: None)

@@ -80,7 +80,7 @@ class Evaluation(NamedTuple):
     def table(self) -> list[tuple[str, ...]]:
         """Return a heading and one line per state, as text: for a terminal."""
         heading = ("state", "GPU-hours", "precision", "recall", "raw precision", "raw recall")
-        lines = [heading]
+        lines: list[tuple[str, ...]] = [heading]
         for settled, raw in zip(self.settled, self.raw, strict=True):
             shares = (settled.precision, settled.recall, raw.precision, raw.recall)
             lines.append(
