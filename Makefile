@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install run test check bench kafka lock clean
+.PHONY: install run test check bench kafka config lock clean
 
 install: $(STAMP)
 
@@ -37,6 +37,11 @@ bench: install
 
 kafka: install
 	$(BIN)/python -m tests.kafka
+
+# config.yaml and its reference are made from the settings' types; a test holds them to it.
+config: install
+	$(BIN)/skinflint config-document > config.yaml
+	$(BIN)/skinflint config-document --markdown > docs/configuration.md
 
 # Universal, with hashes; the resolver's own settings decide where packages come from, so no host stands in the file.
 lock: install

@@ -98,9 +98,7 @@ def _all_receivers(params: Mapping[str, type[BaseModel]]) -> type[ReceivingSetti
 def _receiver(name: str, params_type: type[BaseModel]) -> type[ReceiverSettings]:
     bases: Any = (params_type, ReceiverSettings)
     type_field: Any = (Literal[name], _like("type", ReceiverSettings, ...))
-    made: Any = create_model(
-        params_type.__name__, __base__=bases, __doc__=params_type.__doc__, type=type_field
-    )
+    made: Any = create_model(params_type.__name__, __base__=bases, __doc__=params_type.__doc__, type=type_field)
     return cast("type[ReceiverSettings]", made)
 
 

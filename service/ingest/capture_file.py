@@ -66,7 +66,10 @@ def parts(path: Path) -> list[Part]:
     current: tuple[str, int] | None = None
     reader = LineReader(FileBytes(path))
     while not reader.at_end:
-        for record in reader.read(_PASS_RECORDS, _PASS_BYTES).records:
+        records = reader.read(_PASS_RECORDS, _PASS_BYTES).records
+        if reader.at_end:
+            records += reader.finish().records
+        for record in records:
             place = _place(record)
             if place is None or (place.topic, place.partition) == current:
                 continue
@@ -113,6 +116,7 @@ class CaptureLog:
         if self._reader.at_end or self._past_end():
             self.ended = True
             self._end_gap(taken)
+            self.close()  # a capture may have more partitions than a process may have open files
         if not taken:
             return None
         return RecordBatch(*self.partition, self._next, taken.records, taken.corrupt)

@@ -138,7 +138,7 @@ class LineReader:
         if number < self._first:
             return
         offset = self._base + number
-        if line is None:
+        if line is None or len(line) > LINE_BYTES_MAX:
             detail = f"line longer than {LINE_BYTES_MAX} bytes"
             chunk.corrupt.append(Corrupt(offset, offset + 1, detail))
         elif line and not line.isspace():

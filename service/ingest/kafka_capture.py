@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import base64
 import gzip
-import io
 import json
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
+import structlog
 import zstandard
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
+from kafka.structs import TopicPartition as KafkaPartition
 
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem, Unavailable
-from service.ingest.contract import Record, RecordBatch, TopicPartition
-from service.ingest.kafka_source import KafkaSource
+from service.ingest.contract import Corrupt, Record
+from service.ingest.kafka_client import built, client_arguments
+from service.ingest.kafka_fetch import FetchLedger, install
+from service.ingest.kafka_group import fetch_arguments
 from service.settings import KafkaSettings
 
-POLL_S = 0.5
-SILENCE_S = 30.0  # nothing assigned or answered for so long: the topic is not there, or the brokers are not
+POLL_MS = 500
+ASK_TIMEOUT_MS = 5_000
+SILENCE_MAX_S = 30.0  # before the end and without a record for so long: the brokers are not there
+
+_log = structlog.get_logger(__name__)
 
 
 def capture(
@@ -33,75 +43,109 @@ def capture(
     follow: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Write records of `topics` to `out` until the end of the log, `records_max` or a stop; return how many.
+    """Write records of `topics` to `out` up to the log's present end, `records_max` or a stop; return how many.
 
     One line a record: partition, offset, timestamp, key_b64, value_b64, headers; topic too when there are several.
-    Reads as a group of its own, commits nothing, and leaves the service's group alone.
+    `out` is compressed by its ending, .gz or .zst; "-" is stdout. Joins no group. Raises Unavailable and ConfigError.
     """
-    if start not in ("earliest", "latest"):
+    if start not in {"earliest", "latest"}:
         raise ConfigError([ConfigProblem("--from", f"{start!r}; expected earliest or latest")])
-    own = {"topics": list(topics), "group_id": f"{settings.group_id}-capture", "start": start, "group_instance_id": ""}
-    source = KafkaSource(settings.model_copy(update=own), clock)
-    count = 0
-    sought: frozenset[TopicPartition] = frozenset()
-    heard_s = clock.monotonic_s()
+    arguments = client_arguments(settings) | fetch_arguments(settings)
     try:
-        with _opened(out) as file:
-            while not stopped() and (records_max is None or count < records_max):
-                for partition in source.assigned() - sought:
-                    source.seek(partition, None)
-                sought = source.assigned()
-                batches = _poll(source, clock.monotonic_s() - heard_s)
-                if batches or source.assigned():
-                    heard_s = clock.monotonic_s()
-                for batch in batches:
-                    left = None if records_max is None else records_max - count
-                    count += _write(file, batch, len(topics) > 1, left)
-                assigned = source.assigned()
-                if not batches and not follow and assigned and all(map(source.ended, assigned)):
-                    break
-    finally:
-        source.close()
+        consumer = built(KafkaConsumer, arguments)
+        try:
+            reading = _Reading(consumer, topics, start, follow)
+            with _opened(out) as file:
+                return _copy(reading, file, clock, records_max, stopped)
+        finally:
+            consumer.close(autocommit=False)
+    except (KafkaError, RuntimeError) as error:
+        where = ",".join(settings.bootstrap_servers)
+        raise Unavailable(f"Kafka at {where}: {type(error).__name__}: {error}") from error
+
+
+class _Reading:
+    """All partitions of the topics, from their start to the end that they had when this began."""
+
+    def __init__(self, consumer: Any, topics: Sequence[str], start: str, follow: bool) -> None:
+        self.with_topic = len(topics) > 1
+        self._consumer = consumer
+        self.is_live = follow
+        self._ledger: FetchLedger = install(consumer)
+        partitions = [each for topic in topics for each in _partitions(consumer, topic)]
+        consumer.assign(partitions)
+        self._ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=ASK_TIMEOUT_MS)
+        starts = self._ends
+        if start == "earliest":
+            starts = consumer.beginning_offsets(partitions, timeout_ms=ASK_TIMEOUT_MS)
+        for partition, offset in starts.items():
+            consumer.seek(partition, offset)
+            self._ledger.positions[partition] = offset
+
+    def is_done(self) -> bool:
+        """Tell whether all was read that was there at the beginning, unless it goes on beyond."""
+        positions = self._ledger.positions
+        return not self.is_live and all(positions[partition] >= end for partition, end in self._ends.items())
+
+    def read(self) -> list[tuple[Any, Record]]:
+        """Return the next records, each with its partition; what came after the beginning only when following."""
+        found = []
+        for partition, items in self._consumer.poll(timeout_ms=POLL_MS).items():
+            for item in items:
+                if isinstance(item, Corrupt):
+                    _log.warning("corrupt records left out", **partition._asdict(), **item._asdict())
+                elif self.is_live or item.offset < self._ends[partition]:
+                    found.append((partition, item))
+        return found
+
+
+def _partitions(consumer: Any, topic: str) -> list[Any]:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise Unavailable(f"topic {topic}: expected a topic that exists and may be read")
+    return [KafkaPartition(topic, number) for number in sorted(numbers)]
+
+
+def _copy(
+    reading: _Reading, file: IO[bytes], clock: Clock, records_max: int | None, stopped: Callable[[], bool]
+) -> int:
+    count = 0
+    heard_s = clock.monotonic_s()
+    while not reading.is_done() and not stopped() and count != records_max:
+        left = None if records_max is None else records_max - count
+        records = reading.read()[:left]
+        for partition, record in records:
+            file.write(_line(partition, record, reading.with_topic))
+        count += len(records)
+        if records:
+            heard_s = clock.monotonic_s()
+        elif not reading.is_live and clock.monotonic_s() - heard_s > SILENCE_MAX_S:
+            raise Unavailable(f"no record in {SILENCE_MAX_S:.0f} s, before the end of the log")
     return count
 
 
-def _poll(source: KafkaSource, silent_s: float) -> list[RecordBatch]:
-    try:
-        return source.poll(POLL_S, frozenset())
-    except Unavailable:
-        if silent_s > SILENCE_S:
-            raise
-        return []
-
-
-def _write(file: IO[bytes], batch: RecordBatch, with_topic: bool, left: int | None) -> int:
-    records = batch.records if left is None else batch.records[:left]
-    for record in records:
-        line = ({"topic": batch.topic} if with_topic else {}) | {"partition": batch.partition} | _fields(record)
-        file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-    return len(records)
-
-
-def _fields(record: Record) -> dict[str, object]:
-    return {
+def _line(partition: Any, record: Record, with_topic: bool) -> bytes:
+    place = {"topic": partition.topic} if with_topic else {}
+    fields = place | {
+        "partition": partition.partition,
         "offset": record.offset,
         "timestamp": record.timestamp_ms,
         "key_b64": _b64(record.key),
         "value_b64": _b64(record.value),
         "headers": [[name, _b64(value)] for name, value in record.headers],
     }
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
 def _b64(value: bytes | None) -> str | None:
     return None if value is None else base64.b64encode(value).decode()
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """Open for writing, compressed by the name's ending."""
+def _opened(path: Path) -> Any:
+    if str(path) == "-":
+        return nullcontext(sys.stdout.buffer)
     if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "wb"))
+        return gzip.open(path, "wb")
     if path.suffix == ".zst":
-        raw = path.open("wb")
-        writer = zstandard.ZstdCompressor().stream_writer(raw)
-        return cast("IO[bytes]", io.BufferedWriter(cast("io.RawIOBase", writer)))
+        return cast("Any", zstandard.open(path, "wb"))
     return path.open("wb")

@@ -14,6 +14,12 @@ from service.settings import KafkaSettings
 
 FETCH_WAIT_MS = 200  # a question to a broker waits behind its pending fetch for so long
 HEARTBEAT_MS = 3_000
+METADATA_AGE_MAX_MS = 60_000  # how long a partition that was added to a topic goes unnoticed
+JOIN_WAIT_MS = 1_000
+
+
+class FencedMember(Exception):
+    """Another process took our group_instance_id: this one must end, or both go on reading the same partitions."""
 
 
 def group_arguments(settings: KafkaSettings) -> dict[str, Any]:
@@ -25,6 +31,7 @@ def group_arguments(settings: KafkaSettings) -> dict[str, Any]:
         "session_timeout_ms": settings.session_timeout_ms,
         "heartbeat_interval_ms": min(HEARTBEAT_MS, settings.session_timeout_ms // 3),
         "max_poll_interval_ms": settings.poll_interval_max_ms,
+        "metadata_max_age_ms": METADATA_AGE_MAX_MS,
         **fetch_arguments(settings),
     }
 
@@ -41,6 +48,19 @@ def fetch_arguments(settings: KafkaSettings) -> dict[str, Any]:
         "max_partition_fetch_bytes": settings.partition_fetch_bytes_max,
         "max_poll_records": settings.poll_records_max,
     }
+
+
+def joined(consumer: Any) -> bool:
+    """Tell whether the consumer is a member in good standing, after a wait for a join that is under way.
+
+    3.0.12 forgets a join that outlasts the poll it began in: completed on the IO thread, it is repeated by the next
+    poll, or, if its cause was a change of the topics' partitions, never taken note of. The member then sends no
+    heartbeat and loses its partitions without a word. Nothing flows during a join, so waiting for it costs nothing.
+    """
+    coordinator = consumer._coordinator
+    if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
+        coordinator.request_rejoin()
+    return not coordinator.need_rejoin() or bool(coordinator.poll(timeout_ms=JOIN_WAIT_MS))
 
 
 class Membership:

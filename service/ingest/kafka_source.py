@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import structlog
 from kafka import KafkaConsumer
@@ -22,32 +22,18 @@ from service.clock import Clock
 from service.errors import Unavailable
 from service.ingest.contract import Corrupt, Record, RecordBatch, TopicPartition
 from service.ingest.kafka_client import Backoff, built, client_arguments
-from service.ingest.kafka_fetch import FetchLedger, install
-from service.ingest.kafka_group import Membership, group_arguments
+from service.ingest.kafka_fetch import FetchLedger, install, release_parked
+from service.ingest.kafka_gaps import ASK_TIMEOUT_MS, Gap, out_of_range, truncated
+from service.ingest.kafka_group import FencedMember, Membership, group_arguments, joined
 from service.settings import KafkaSettings
 
 ASK_ENDS_EVERY_S = 2.0
-ASK_TIMEOUT_MS = 1_000
 TOPIC_TIMEOUT_MS = 3_000
 SILENCE_MAX_S = 5.0  # without any answer for so long the brokers count as unavailable
 REBUILD_AFTER_S = 60.0  # a client never looks at its bootstrap addresses again; a new one does
 CLOSE_TIMEOUT_MS = 5_000
 
 _log = structlog.get_logger(__name__)
-
-
-class FencedMember(Exception):
-    """Another process took our group_instance_id: this one must end, or both go on reading the same partitions."""
-
-
-class Gap(NamedTuple):
-    """Offsets that the log does not hold any more. After a truncation `next_offset` is the lower one: the log became shorter."""
-
-    topic: str
-    partition: int
-    first_offset: int
-    next_offset: int
-    reason: str  # "retention" or "truncation"
 
 
 class KafkaSource:
@@ -161,16 +147,20 @@ class KafkaSource:
         self._subscribed = True
 
     def _fetch(self, consumer: Any, timeout_s: float, paused: frozenset[TopicPartition]) -> Mapping[Any, Any]:
-        self._forget(self._membership.update())
         try:
+            if not joined(consumer):
+                return {}
+            self._forget(self._membership.update())
             self._start_wanted(consumer)
             self._ask_ends(consumer)
             self._pause(consumer, paused)
             fetched: Mapping[Any, Any] = consumer.poll(timeout_ms=max(0, int(timeout_s * 1000)))
         except OffsetOutOfRangeError as error:
-            self._step_into_range(consumer, error.args[0])
+            for gap in out_of_range(consumer, error.args[0]):
+                self._step_over(consumer, gap)
         except LogTruncationError as error:
-            self._step_back(consumer, error.divergent_offsets)
+            for gap in truncated(consumer, error.divergent_offsets, self._ledger.positions):
+                self._step_over(consumer, gap)
         except KafkaError:
             if not self._ledger.unreadable:
                 raise
@@ -182,19 +172,21 @@ class KafkaSource:
         return {}
 
     def _start_wanted(self, consumer: Any) -> None:
-        for partition in sorted(self._membership.current & self._wanted.keys()):
-            offset = self._wanted[partition]
-            there = KafkaPartition(*partition)
-            if offset is None:
-                ask = consumer.end_offsets if self._settings.start == "latest" else consumer.beginning_offsets
-                start: int = ask([there], timeout_ms=ASK_TIMEOUT_MS)[there]
-            else:
-                start = offset
-            consumer.seek(there, start)
-            self._ledger.positions[partition] = start
-            self._handed[partition] = -1 if offset is None else start
-            self._ask_at_s = self._clock.monotonic_s()
-            del self._wanted[partition]
+        starting = sorted(self._membership.current & self._wanted.keys())
+        if not starting:
+            return
+        from_start = [KafkaPartition(*partition) for partition in starting if self._wanted[partition] is None]
+        starts: dict[KafkaPartition, int] = {}
+        if from_start:
+            ask = consumer.end_offsets if self._settings.start == "latest" else consumer.beginning_offsets
+            starts = ask(from_start, timeout_ms=ASK_TIMEOUT_MS)
+        for partition in starting:
+            offset = self._wanted.pop(partition)
+            begin = starts[KafkaPartition(*partition)] if offset is None else offset
+            _at_once(consumer.seek, partition, begin)
+            self._ledger.positions[partition] = begin
+            self._handed[partition] = -1 if offset is None else begin
+        self._ask_at_s = self._clock.monotonic_s()
 
     def _ask_ends(self, consumer: Any) -> None:
         """Ask where the logs end. Fetches can't tell: a broker that is down and one without news are equally silent."""
@@ -216,41 +208,22 @@ class KafkaSource:
     def _pause(self, consumer: Any, paused: frozenset[TopicPartition]) -> None:
         for partition in consumer.assignment():
             ours = TopicPartition(*partition)
-            if ours in self._handed and ours not in paused:
-                consumer.resume(partition)
-            else:
-                consumer.pause(partition)
+            _at_once(consumer.resume if ours in self._handed and ours not in paused else consumer.pause, ours)
+        release_parked(consumer)
 
-    def _step_into_range(self, consumer: Any, offsets: Mapping[KafkaPartition, int]) -> None:
-        firsts = consumer.beginning_offsets(list(offsets), timeout_ms=ASK_TIMEOUT_MS)
-        ends = consumer.end_offsets(list(offsets), timeout_ms=ASK_TIMEOUT_MS)
-        for partition, offset in offsets.items():
-            reachable = max(firsts[partition], min(offset, ends[partition]))
-            # Within the range after all: the answer came from a replica that lags.
-            if reachable != offset:
-                self._step(consumer, partition, offset, reachable)
-
-    def _step_back(self, consumer: Any, divergent: Mapping[KafkaPartition, Any]) -> None:
-        ends = consumer.end_offsets(list(divergent), timeout_ms=ASK_TIMEOUT_MS)
-        for partition, known in divergent.items():
-            position = self._ledger.positions.get(TopicPartition(*partition))
-            if position is not None:
-                end = known.offset if known is not None else ends[partition]
-                self._step(consumer, partition, position, min(position, end))
-
-    def _step(self, consumer: Any, partition: KafkaPartition, offset: int, next_offset: int) -> None:
-        ours = TopicPartition(*partition)
-        consumer.seek(partition, next_offset)
-        self._ledger.positions[ours] = next_offset
-        reason = "retention" if next_offset > offset else "truncation"
-        self._gaps.append(Gap(*ours, offset, next_offset, reason))
-        _log.error("gap in the log", topic=ours.topic, partition=ours.partition, reason=reason,
-                   first_offset=offset, next_offset=next_offset)  # fmt: skip
+    def _step_over(self, consumer: Any, gap: Gap) -> None:
+        partition = TopicPartition(gap.topic, gap.partition)
+        if partition not in self._handed:
+            return
+        _at_once(consumer.seek, partition, gap.next_offset)
+        self._ledger.positions[partition] = gap.next_offset
+        self._gaps.append(gap)
+        _log.error("gap in the log", **gap._asdict())
 
     def _step_past_unreadable(self, consumer: Any) -> None:
         for partition, offset in self._ledger.unreadable.items():
             if partition in self._handed and self._ledger.is_confirmed(partition, offset):
-                consumer.seek(KafkaPartition(*partition), offset + 1)
+                _at_once(consumer.seek, partition, offset + 1)
                 self._ledger.positions[partition] = offset + 1
                 self._corrupt[partition] = Corrupt(offset, offset + 1, "batch length beyond the bytes fetched")
         self._ledger.unreadable.clear()
@@ -304,3 +277,11 @@ class KafkaSource:
 
     def _where(self) -> str:
         return ",".join(self._settings.bootstrap_servers)
+
+
+def _at_once(action: Callable[..., None], partition: TopicPartition, *arguments: int) -> None:
+    """Seek, pause or resume a partition, unless the client's own thread has just lost it: the notice is on its way."""
+    try:
+        action(KafkaPartition(*partition), *arguments)
+    except (KeyError, ValueError):
+        _log.debug("partition was taken away meanwhile", topic=partition.topic, partition=partition.partition)

@@ -126,6 +126,9 @@ class Broker:
             "share.coordinator.state.topic.replication.factor": "1",
             "group.initial.rebalance.delay.ms": "0",
             "message.max.bytes": "8388608",
+            # A broker that was killed may register again only when its former self has expired.
+            "broker.session.timeout.ms": "2000",
+            "broker.heartbeat.interval.ms": "500",
             "log.retention.check.interval.ms": "500",
         }
         if self.sasl:
@@ -139,7 +142,8 @@ class Broker:
         return properties | self._settings
 
     def _java(self, heap: str = "512m") -> list[str]:
-        return ["java", f"-Xms{heap}", f"-Xmx{heap}", "-cp", f"{self.libs}/*"]
+        log_level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+        return ["java", f"-Xms{heap}", f"-Xmx{heap}", log_level, "-cp", f"{self.libs}/*"]
 
     def _format(self, properties: Path) -> None:
         uuid = self.run_tool("kafka.tools.StorageTool", "random-uuid").split()[-1]

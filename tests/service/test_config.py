@@ -103,13 +103,11 @@ detectors:
   idle_wast: {}
 """
     assert problems_of(tmp_path, text) == [
-        "config.yaml:2: source.kind: expected one of 'kafka', 'file' or 'simulate', got 'kafk'; "
-        'did you mean "kafka"?',
+        "config.yaml:2: source.kind: expected one of 'kafka', 'file' or 'simulate', got 'kafk'; did you mean \"kafka\"?",
         "config.yaml:4: http.port: expected a whole number, got '80'",
         'config.yaml:5: http.prt: unknown key; did you mean "port"?',
-        "config.yaml:7: fleet.tick_s: expected at least 1, got 0".replace("1,", "1.0,"),
-        "config.yaml:10: alerting.receivers[0].type: expected one of 'stdout', 'hook', got 'hok'; "
-        'did you mean "hook"?',
+        "config.yaml:7: fleet.tick_s: expected at least 1.0, got 0",
+        "config.yaml:10: alerting.receivers[0].type: expected one of 'stdout', 'hook', got 'hok'; did you mean \"hook\"?",
         "config.yaml:11: alerting.receivers[1].type: is required",
         'config.yaml:13: detectors.idle_wast: unknown key; did you mean "idle_waste"?',
     ]
@@ -178,9 +176,7 @@ def test_rules_over_several_keys_name_the_key_to_mend(tmp_path):
         'config.yaml:4: alerting.routes[0].receivers: no receiver is named "pager"'
     )
     text = "alerting: {receivers: [{type: stdout, name: console}, {type: stdout, name: console}]}"
-    assert problems_of(tmp_path, text) == [
-        'config.yaml:1: alerting.receivers: 2 receivers are named "console"'
-    ]
+    assert problems_of(tmp_path, text) == ['config.yaml:1: alerting.receivers: 2 receivers are named "console"']
 
 
 def test_the_environment_wins_over_the_file(tmp_path):
@@ -278,7 +274,7 @@ def test_a_secret_file_that_is_no_secret_is_refused(tmp_path, content, mode, exp
 
 
 def test_a_secret_given_twice_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="given together with a.password"):
+    with pytest.raises(ConfigError, match=r"given together with a\.password"):
         read_secret(SecretStr("x"), "/nowhere", "a.password")
     with pytest.raises(ConfigError, match="is not a file"):
         read_secret(SecretStr(""), str(tmp_path), "a.password")
