@@ -178,9 +178,11 @@ def _ssl_context(tls: KafkaTls, path: str, problems: list[ConfigProblem]) -> ssl
             # A password prompt would hang a service, so an encrypted key must fail instead.
             context.load_cert_chain(tls.cert_file, tls.key_file or None, password=lambda: b"")
         except OSError as error:
-            key = "cert_file" if _is_readable(tls.key_file or tls.cert_file) else "key_file"
-            name = tls.cert_file if key == "cert_file" else tls.key_file
-            problems.append(_unreadable(f"{path}.{key}", name, "a PEM certificate with its unencrypted key", error))
+            key, name = "cert_file", tls.cert_file
+            if tls.key_file and _holds_certificates(tls.cert_file):
+                key, name = "key_file", tls.key_file
+            expected = "a PEM certificate with its unencrypted key"
+            problems.append(_unreadable(f"{path}.{key}", name, expected, error))
     return context
 
 
@@ -210,9 +212,9 @@ def _sasl_arguments(sasl: KafkaSasl, path: str, problems: list[ConfigProblem]) -
     }
 
 
-def _is_readable(name: str) -> bool:
+def _holds_certificates(name: str) -> bool:
     try:
-        Path(name).read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=name)
     except OSError:
         return False
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 
 import cramjam
@@ -77,34 +77,35 @@ def _zstd(packed: bytes, limit: int) -> bytes:
 
 
 def _snappy(packed: bytes, limit: int) -> bytes:
-    if not packed.startswith(XERIAL_MAGIC):
-        return _snappy_block(packed, limit)
-    blocks: list[bytes] = []
-    room = limit
+    plain: list[bytes] = []
+    size = 0
+    for block in _xerial_blocks(packed) if packed.startswith(XERIAL_MAGIC) else (packed,):
+        size += _snappy_length(block)
+        if size > limit:
+            raise _too_large(limit)
+        plain.append(bytes(cramjam.snappy.decompress_raw(block)))
+    return b"".join(plain)
+
+
+def _xerial_blocks(packed: bytes) -> Iterator[bytes]:
     at = XERIAL_HEADER_BYTES
     while at < len(packed):
         (size,) = struct.unpack_from(">i", packed, at)
         at += 4
         if size <= 0 or at + size > len(packed):
             raise BadCompression(f"snappy: block of {size} bytes where {len(packed) - at} are left")
-        blocks.append(_snappy_block(packed[at : at + size], room))
-        room -= len(blocks[-1])
+        yield packed[at : at + size]
         at += size
-    return b"".join(blocks)
 
 
-def _snappy_block(block: bytes, limit: int) -> bytes:
-    size = shift = 0
-    for byte in block[:5]:
-        size |= (byte & 0x7F) << shift
-        shift += 7
+def _snappy_length(block: bytes) -> int:
+    """Return the length that a block says it will have."""
+    size = 0
+    for i, byte in enumerate(block[:5]):
+        size |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
-            break
-    else:
-        raise BadCompression("snappy: no length")
-    if size > limit:
-        raise _too_large(limit)
-    return bytes(cramjam.snappy.decompress_raw(block))
+            return size
+    raise BadCompression("snappy: no length")
 
 
 _CODECS: dict[int, tuple[str, Callable[[bytes, int], bytes]]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from service.ingest.kafka_group import FencedMember
 from service.ingest.kafka_source import KafkaSource
 from service.settings import KafkaSasl, KafkaSettings
 from tests.kafka.broker import PASSWORD, USER, Broker
+from tests.kafka.fixtures import SOCKETS_LEFT, collected  # noqa: F401
 from tests.kafka.topics import (
     Message,
     delete_before,
@@ -41,15 +41,7 @@ from tests.service.ingest.source_contract import (
     records,
 )
 
-# The client leaves sockets of refused connections to the garbage collector.
-pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Let the garbage of a test be found while its filter of warnings holds."""
-    yield
-    gc.collect()
+pytestmark = [pytest.mark.kafka, SOCKETS_LEFT]
 
 
 class Bench:
@@ -60,7 +52,10 @@ class Bench:
         self.sources: list[KafkaSource] = []
 
     def source(self, *names: str, **settings: object) -> KafkaSource:
-        chosen = {"bootstrap_servers": [self.broker.address], "group_id": f"group-{uuid4()}"} | settings
+        chosen = {
+            "bootstrap_servers": [self.broker.address],
+            "group_id": f"group-{uuid4()}",
+        } | settings
         self.sources.append(KafkaSource(KafkaSettings(topics=list(names), **chosen), SystemClock()))  # type: ignore[arg-type]
         return self.sources[-1]
 
@@ -105,11 +100,15 @@ def values(batches: list[RecordBatch]) -> list[bytes | None]:
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
-def test_kafka_keeps_the_promise_of_a_source(promise: Callable[[Make], None], bench: Bench, mixed: str) -> None:
+def test_kafka_keeps_the_promise_of_a_source(
+    promise: Callable[[Make], None], bench: Bench, mixed: str
+) -> None:
     promise(lambda: bench.source(mixed, poll_records_max=25))
 
 
-def test_reading_from_earliest_starts_with_the_first_record_and_from_latest_with_the_next_one(bench: Bench) -> None:
+def test_reading_from_earliest_starts_with_the_first_record_and_from_latest_with_the_next_one(
+    bench: Bench,
+) -> None:
     topic = new_topic(bench.broker)
     write(bench.broker, topic, numbered(0, 5))
     earliest, latest = bench.opened(topic), bench.opened(topic, start="latest")
@@ -119,7 +118,9 @@ def test_reading_from_earliest_starts_with_the_first_record_and_from_latest_with
     assert values(_poll_until(latest, records)) == [b"5", b"6"]
 
 
-def test_the_offset_that_the_beginning_turned_out_to_be_is_told_before_any_record(bench: Bench) -> None:
+def test_the_offset_that_the_beginning_turned_out_to_be_is_told_before_any_record(
+    bench: Bench,
+) -> None:
     source = bench.opened(new_topic(bench.broker))
     assert [(batch.next_offset, batch.records) for batch in whole(source)] == [(0, [])]
 
@@ -134,7 +135,9 @@ def test_every_codec_is_read_from_its_middle_too(codec: str | None, bench: Bench
     assert [len(batch.records) for batch in batches[:2]] == [7, 7]
 
 
-def test_records_come_with_key_headers_and_timestamp_and_tombstones_without_a_value(bench: Bench) -> None:
+def test_records_come_with_key_headers_and_timestamp_and_tombstones_without_a_value(
+    bench: Bench,
+) -> None:
     topic = new_topic(bench.broker)
     messages = [
         Message(b"plain", None, [], 1_767_960_000_001),
@@ -150,11 +153,18 @@ def test_records_come_with_key_headers_and_timestamp_and_tombstones_without_a_va
 def test_aborted_transactions_and_markers_are_passed_and_their_offsets_count(bench: Bench) -> None:
     topic = new_topic(bench.broker)
     write_transaction(bench.broker, topic, numbered(0, 3), commit=False)  # offsets 0 to 2, marker 3
-    write_transaction(bench.broker, topic, numbered(10, 12), commit=True)  # offsets 4 and 5, marker 6
-    write_transaction(bench.broker, topic, numbered(20, 22), commit=False)  # offsets 7 and 8, marker 9
+    write_transaction(
+        bench.broker, topic, numbered(10, 12), commit=True
+    )  # offsets 4 and 5, marker 6
+    write_transaction(
+        bench.broker, topic, numbered(20, 22), commit=False
+    )  # offsets 7 and 8, marker 9
     source = bench.opened(topic)
     batches = whole(source)
-    assert [(record.offset, record.value) for record in records(batches)] == [(4, b"10"), (5, b"11")]
+    assert [(record.offset, record.value) for record in records(batches)] == [
+        (4, b"10"),
+        (5, b"11"),
+    ]
     assert batches[-1].next_offset == 10
     assert source.ended(next(iter(source.assigned())))
 
@@ -178,7 +188,9 @@ def test_what_retention_took_is_a_gap_and_reading_goes_on_at_the_earliest(bench:
     assert source.gaps() == []
 
 
-def test_a_log_shorter_than_our_position_is_a_gap_and_reading_goes_on_at_its_end(bench: Bench) -> None:
+def test_a_log_shorter_than_our_position_is_a_gap_and_reading_goes_on_at_its_end(
+    bench: Bench,
+) -> None:
     topic = new_topic(bench.broker)
     write(bench.broker, topic, numbered(0, 10))
     source = bench.opened(topic)
@@ -199,7 +211,9 @@ def test_a_corrupt_batch_is_named_and_its_neighbours_are_read(bench: Bench) -> N
     batches = whole(source)
     expected = [*range(10), *range(20, 30)]
     assert values(batches) == [b"%d" % number for number in expected]
-    assert [corrupt for batch in batches for corrupt in batch.corrupt] == [Corrupt(10, 20, "checksum does not match")]
+    assert [corrupt for batch in batches for corrupt in batch.corrupt] == [
+        Corrupt(10, 20, "checksum does not match")
+    ]
     assert batches[-1].next_offset == 30
 
 
@@ -244,7 +258,9 @@ def test_the_end_follows_the_log(bench: Bench) -> None:
     assert values(read_on(source, {partition})[partition]) == [b"0", b"1", b"2"]
 
 
-def test_committed_offsets_are_for_others_and_a_new_member_does_not_start_from_them(bench: Bench) -> None:
+def test_committed_offsets_are_for_others_and_a_new_member_does_not_start_from_them(
+    bench: Bench,
+) -> None:
     topic = new_topic(bench.broker)
     write(bench.broker, topic, numbered(0, 4))
     first = bench.opened(topic, group_id="committing")
@@ -289,7 +305,9 @@ class _Turns:
     def __init__(self, *sources: KafkaSource) -> None:
         self.sources = list(sources)
         self.shown = {source: source.assigned() for source in sources}
-        self._read: dict[KafkaSource, dict[TopicPartition, int]] = {source: {} for source in sources}
+        self._read: dict[KafkaSource, dict[TopicPartition, int]] = {
+            source: {} for source in sources
+        }
 
     def partitions_read(self, source: KafkaSource) -> frozenset[TopicPartition]:
         return frozenset(self._read[source])
@@ -312,7 +330,9 @@ class _Turns:
         for batch in source.poll(0.1, NONE_PAUSED):
             if batch.records:
                 partition = TopicPartition(batch.topic, batch.partition)
-                self._read[source][partition] = self._read[source].get(partition, 0) + len(batch.records)
+                self._read[source][partition] = self._read[source].get(partition, 0) + len(
+                    batch.records
+                )
 
 
 def test_a_member_whose_instance_name_is_taken_ends(bench: Bench) -> None:
@@ -329,7 +349,9 @@ def test_a_member_whose_instance_name_is_taken_ends(bench: Bench) -> None:
             first.poll(0.1, NONE_PAUSED)
 
 
-def test_a_broker_that_is_killed_is_unavailable_and_reading_goes_on_when_it_is_back(tmp_path: Path) -> None:
+def test_a_broker_that_is_killed_is_unavailable_and_reading_goes_on_when_it_is_back(
+    tmp_path: Path,
+) -> None:
     broker = Broker(tmp_path / "broker").start()
     bench = Bench(broker)
     try:
@@ -357,7 +379,9 @@ def _poll_for_ever(source: KafkaSource) -> None:
         source.poll(0.2, NONE_PAUSED)
 
 
-def _poll_until(source: KafkaSource, enough: Callable[[list[RecordBatch]], object]) -> list[RecordBatch]:
+def _poll_until(
+    source: KafkaSource, enough: Callable[[list[RecordBatch]], object]
+) -> list[RecordBatch]:
     """Poll until enough was found; Unavailable is no failure while the broker comes back."""
     found: list[RecordBatch] = []
     deadline_s = time.monotonic() + PATIENCE_S
