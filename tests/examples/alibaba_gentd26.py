@@ -59,7 +59,8 @@ def events(folder: Path) -> list[dict[str, Any]]:
 def produce(rows: list[dict[str, Any]], address: str) -> None:
     """Write the samples to the topic, keyed by container."""
     admin = KafkaAdminClient(bootstrap_servers=address)
-    admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])
+    # The trace is older than the broker keeps records by default.
+    admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1, topic_configs={"retention.ms": "-1"})])
     admin.close()
     producer = KafkaProducer(bootstrap_servers=address, linger_ms=50, compression_type="lz4")
     for row in rows:
@@ -70,7 +71,7 @@ def produce(rows: list[dict[str, Any]], address: str) -> None:
 
 def fetch(address: str, path: str) -> Any:
     """Return the API's answer."""
-    with urllib.request.urlopen(f"{address}{path}", timeout=10) as answer:  # noqa: S310 - our own loopback address
+    with urllib.request.urlopen(f"{address}{path}", timeout=10) as answer:
         return json.load(answer)
 
 
@@ -129,7 +130,9 @@ def report(rows: list[dict[str, Any]], address: str, folder: Path, price: float)
     console.print(f"memory held while idle: {sum(idle_bytes) / len(idle_bytes) / 1e9:.1f} GB on average")
     states = Table("state", "GPUs now", "waste so far, $", "GPU-hours")
     for state in summary["states"]:
-        states.add_row(state["state"], str(state["gpus"]), f"{state['waste_usd_total']:.2f}", f"{state['gpu_hours_total']:.1f}")
+        states.add_row(
+            state["state"], str(state["gpus"]), f"{state['waste_usd_total']:.2f}", f"{state['gpu_hours_total']:.1f}"
+        )
     console.print(states)
     worst = Table("pod", "state", "waste so far, $", "samples at zero", title="the ten worst pods")
     gpus = fetch(address, "/api/v1/gpus?limit=1000")["gpus"]
@@ -146,7 +149,9 @@ def main() -> None:
     """Run it all and clean up."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--price", type=float, default=1.861, help="USD per GPU-hour (default: an L40S, 48 GB, on demand)")
+    parser.add_argument(
+        "--price", type=float, default=1.861, help="USD per GPU-hour (default: an L40S, 48 GB, on demand)"
+    )
     arguments = parser.parse_args()
     rows = events(arguments.folder)
     with tempfile.TemporaryDirectory() as name:

@@ -47,7 +47,7 @@ def born(settings: Configuration, killed_after_s: float | None) -> int:
         return child
     try:
         live(settings, killed_after_s)
-    except BaseException as error:  # noqa: BLE001 - a forked child must never return into the parent's stack
+    except BaseException as error:
         print(f"life ended: {error!r}", file=sys.stderr)
         os._exit(1)
     os._exit(0)

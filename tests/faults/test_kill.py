@@ -28,7 +28,8 @@ POISON = (b"{", b"\xff\xfe", b'{"ts": 1, "uuid": "GPU-x"}', b'{"uuid": "GPU-x", 
 def load(address: str, topic: str) -> list[int]:
     """Produce an hour of a simulated fleet without keys, poison between; return the end offsets."""
     admin = KafkaAdminClient(bootstrap_servers=address)
-    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+    # The samples are older than the broker keeps records by default.
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1, topic_configs={"retention.ms": "-1"})])
     admin.close()
     producer = KafkaProducer(bootstrap_servers=address, compression_type="lz4", linger_ms=20, acks="all")
     settings = SimulateSettings(nodes=8, seed=3, duration_s=3600, speed=0)

@@ -59,10 +59,7 @@ def from_start(source: Source) -> dict[TopicPartition, int | None]:
 def everything(make: Make) -> dict[TopicPartition, list[Record]]:
     """Read everything and close."""
     source = opened(make)
-    found = {
-        partition: records(batches)
-        for partition, batches in read_to_end(source, from_start(source)).items()
-    }
+    found = {partition: records(batches) for partition, batches in read_to_end(source, from_start(source)).items()}
     source.close()
     return found
 
@@ -81,9 +78,7 @@ def reading_from_a_record_gives_that_record_and_all_after_it(make: Make) -> None
     tails = read_to_end(source, middle)
     source.close()
     for partition, found in whole.items():
-        assert records(tails[partition]) == [
-            record for record in found if record.offset >= middle[partition]
-        ]
+        assert records(tails[partition]) == [record for record in found if record.offset >= middle[partition]]
 
 
 def a_second_seek_goes_back(make: Make) -> None:

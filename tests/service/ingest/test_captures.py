@@ -113,9 +113,7 @@ MARKERS = {
     "otlp-proto-split": 80,
 }
 
-FILES = [
-    path for folder in capture_folders() for path in sorted(folder.glob("*.records.ndjson.gz"))
-]
+FILES = [path for folder in capture_folders() for path in sorted(folder.glob("*.records.ndjson.gz"))]
 DCGM = [path for path in FILES if "smi" not in path.name and "collectd" not in path.name]
 COLLECTD = [path for path in FILES if "collectd" in path.name]
 SMI = [path for path in FILES if "smi" in path.name]
@@ -214,9 +212,7 @@ def test_nvidia_smi_through_telegraf_decodes_to_what_was_reported(path: Path) ->
 
 
 def test_memory_of_mig_instances_comes_from_nvidia_smi_under_their_own_ids() -> None:
-    (path,) = (
-        path for path in SMI if path.name.startswith("telegraf-smi-json") and "tests" in path.parts
-    )
+    (path,) = (path for path in SMI if path.name.startswith("telegraf-smi-json") and "tests" in path.parts)
     bench = Bench()
     rows = bench.merged(bench.decode_records(read_capture(path)))
     slices = {labels.entity_key() for labels, _ in rows if labels.mig_id}

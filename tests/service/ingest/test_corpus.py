@@ -13,9 +13,7 @@ NS = "1795550720000000000"
 ADAPTER = b'{"timestamp":"2026-11-24T20:05:20Z","value":%s,"name":"DCGM_FI_DEV_GPU_UTIL","labels":{"UUID":"GPU-1"}}'
 OTLP = b'{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"DCGM_FI_DEV_GPU_UTIL","gauge":{"dataPoints":[%s]}}]}]}]}'
 GPU = b'"attributes":[{"key":"UUID","value":{"stringValue":"GPU-1"}}]'
-TELEGRAF = (
-    b'{"fields":{"utilization_gpu":%s},"name":"nvidia_smi","tags":{"uuid":"GPU-1"},"timestamp":%s}'
-)
+TELEGRAF = b'{"fields":{"utilization_gpu":%s},"name":"nvidia_smi","tags":{"uuid":"GPU-1"},"timestamp":%s}'
 VECTOR = b'{"name":"DCGM_FI_DEV_GPU_UTIL","kind":"absolute","tags":{"UUID":"GPU-1"},%s}'
 COLLECTD = b'[{"values":%s,"dstypes":["gauge"],"dsnames":["value"],"time":1795550720,"host":"n","plugin":"gpu_nvidia","plugin_instance":"0-X","type":"power"}]'
 
@@ -222,12 +220,8 @@ CORPUS: list[tuple[str, bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "reason"), CORPUS, ids=[f"{i}-{c[0]}-{c[2]}" for i, c in enumerate(CORPUS)]
-)
-def test_a_bad_record_gets_its_reason_and_its_neighbours_survive(
-    name: str, value: bytes, reason: str
-) -> None:
+@pytest.mark.parametrize(("name", "value", "reason"), CORPUS, ids=[f"{i}-{c[0]}-{c[2]}" for i, c in enumerate(CORPUS)])
+def test_a_bad_record_gets_its_reason_and_its_neighbours_survive(name: str, value: bytes, reason: str) -> None:
     bench = Bench({TOPIC: name})
     good = golden("native" if name == "auto" else name)[0]
     alone = bench.decode(good).outcomes

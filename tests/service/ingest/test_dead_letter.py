@@ -36,9 +36,7 @@ SETTINGS = DeadLetterSettings(value_bytes_max=8)
 
 def letter(offset: int, value: bytes | None = b"\x00\xffbad", **changes: Any) -> DeadLetter:
     digest = "" if value is None else sha256(value).hexdigest()
-    whole = DeadLetter(
-        "gpu-telemetry", 3, offset, "malformed", "line 1\nof \x1b[2m 'it'", 1, digest, value, 17
-    )
+    whole = DeadLetter("gpu-telemetry", 3, offset, "malformed", "line 1\nof \x1b[2m 'it'", 1, digest, value, 17)
     return replace(whole, **changes)
 
 
@@ -63,9 +61,7 @@ class TopicKeeper:
         self.settings = SETTINGS.model_copy(update={"topic": new_topic(broker)})
 
     def opened(self) -> DeadLetters:
-        return DeadLetterTopic(
-            KafkaSettings(bootstrap_servers=[self.broker.address]), self.settings, SystemClock()
-        )
+        return DeadLetterTopic(KafkaSettings(bootstrap_servers=[self.broker.address]), self.settings, SystemClock())
 
     def records(self) -> list[Any]:
         consumer = KafkaConsumer(**client(self.broker), enable_auto_commit=False)
@@ -88,11 +84,7 @@ Keeper = FileKeeper | TopicKeeper
 
 @pytest.fixture(params=["file", pytest.param("topic", marks=pytest.mark.kafka)])
 def keeper(request: pytest.FixtureRequest, tmp_path: Path) -> Keeper:
-    return (
-        FileKeeper(tmp_path)
-        if request.param == "file"
-        else TopicKeeper(request.getfixturevalue("broker"))
-    )
+    return FileKeeper(tmp_path) if request.param == "file" else TopicKeeper(request.getfixturevalue("broker"))
 
 
 def test_a_letter_holds_where_the_record_lay_why_and_the_beginning_of_its_value(
@@ -164,9 +156,7 @@ def test_a_dead_letter_topic_that_does_not_exist_is_unavailable_and_not_created(
     broker: Broker,
 ) -> None:
     settings = SETTINGS.model_copy(update={"topic": "no-such-letters"})
-    letters = DeadLetterTopic(
-        KafkaSettings(bootstrap_servers=[broker.address]), settings, SystemClock()
-    )
+    letters = DeadLetterTopic(KafkaSettings(bootstrap_servers=[broker.address]), settings, SystemClock())
     letters.write([letter(1)])
     with pytest.raises(Unavailable, match="dead letter topic no-such-letters"):
         letters.flush()
@@ -267,9 +257,7 @@ def test_a_full_file_is_unavailable_and_takes_none_of_the_letters(tmp_path: Path
     letters = DeadLetterFile(path, SETTINGS.model_copy(update={"file_bytes_max": 4096}), None)
     letters.write([letter(1)])
     before = path.read_bytes()
-    with pytest.raises(
-        Unavailable, match="file_bytes_max 4096: expected the file to be moved away"
-    ):
+    with pytest.raises(Unavailable, match="file_bytes_max 4096: expected the file to be moved away"):
         letters.write(
             [
                 letter(2),
@@ -354,17 +342,13 @@ def opens_at(outcomes: str, cuts: Sequence[int] = (), breaker: Breaker | None = 
 
 def test_rejected_records_in_a_row_open_the_breaker() -> None:
     assert not opens_at("xxxxx.xxx")
-    assert opens_at("....xxxxxx").startswith(
-        "topic/0: 6 records in a row were rejected (malformed 6): expected fewer"
-    )
+    assert opens_at("....xxxxxx").startswith("topic/0: 6 records in a row were rejected (malformed 6): expected fewer")
 
 
 def test_too_large_a_share_of_the_last_records_opens_the_breaker_once_the_window_is_full() -> None:
     assert not opens_at("x.x.x.x.x.x.x.x.x.")
     assert not opens_at("xx.xxxx.x")
-    assert opens_at("xx.xxxx.x.x").startswith(
-        "topic/0: 7 of the last 10 records were rejected (malformed 7)"
-    )
+    assert opens_at("xx.xxxx.x.x").startswith("topic/0: 7 of the last 10 records were rejected (malformed 7)")
 
 
 def test_old_records_leave_the_window() -> None:
@@ -380,17 +364,13 @@ def test_the_message_counts_by_reason_and_names_the_limits() -> None:
 
 
 @given(st.text(alphabet="..x", max_size=60), st.lists(st.integers(0, 60), max_size=8))
-def test_where_the_log_is_cut_into_batches_makes_no_difference(
-    outcomes: str, cuts: list[int]
-) -> None:
+def test_where_the_log_is_cut_into_batches_makes_no_difference(outcomes: str, cuts: list[int]) -> None:
     inside = [cut for cut in cuts if cut <= len(outcomes)]
     assert opens_at(outcomes, inside) == opens_at(outcomes)
 
 
 @given(st.text(alphabet="..x", max_size=40), st.integers(0, 40))
-def test_a_breaker_resumed_from_its_snapshot_goes_on_as_if_nothing_had_happened(
-    outcomes: str, cut: int
-) -> None:
+def test_a_breaker_resumed_from_its_snapshot_goes_on_as_if_nothing_had_happened(outcomes: str, cut: int) -> None:
     before, after = outcomes[:cut], outcomes[cut:]
     whole = Breaker(LIMITS)
     if opens_at(before, breaker=whole):

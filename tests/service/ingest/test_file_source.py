@@ -37,9 +37,7 @@ def _closed_at_the_end():
         OPEN.pop().close()
 
 
-def source(
-    *paths: Path | str, follow: bool = False, clock: ManualClock | None = None
-) -> FileSource:
+def source(*paths: Path | str, follow: bool = False, clock: ManualClock | None = None) -> FileSource:
     settings = FileSettings(paths=[str(path) for path in paths], follow=follow)
     OPEN.append(FileSource(settings, clock or ManualClock()))
     return OPEN[-1]
@@ -63,18 +61,14 @@ def drain(made: FileSource) -> dict[TopicPartition, list[Record | Corrupt]]:
         batches = poll(made)
         for batch in batches:
             items: list[Record | Corrupt] = [*batch.records, *batch.corrupt]
-            found[TopicPartition(batch.topic, batch.partition)] += sorted(
-                items, key=lambda item: item[0]
-            )
+            found[TopicPartition(batch.topic, batch.partition)] += sorted(items, key=lambda item: item[0])
         if not batches and all(made.ended(name) for name in made.assigned()):
             return found
     raise AssertionError("no end")
 
 
 def values(made: FileSource) -> list[bytes | None]:
-    return [
-        item.value for items in drain(made).values() for item in items if isinstance(item, Record)
-    ]
+    return [item.value for items in drain(made).values() for item in items if isinstance(item, Record)]
 
 
 def captured(partition: int, offset: int, value: str | None = "v", **more: object) -> str:
@@ -119,15 +113,11 @@ def test_packed_files_give_the_same_records(tmp_path, name, pack):
 
 
 @given(
-    lines=st.lists(
-        st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b"")), max_size=30
-    ),
+    lines=st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b"")), max_size=30),
     start=st.integers(0, 35),
     records_max=st.integers(1, 7),
 )
-def test_reading_on_from_any_offset_equals_reading_through(
-    tmp_path_factory, lines, start, records_max
-):
+def test_reading_on_from_any_offset_equals_reading_through(tmp_path_factory, lines, start, records_max):
     file = tmp_path_factory.mktemp("t") / "a.ndjson"
     file.write_bytes(b"x\n" * 36 + b"\n".join(lines))
     whole = drain(started(file))[A]
@@ -409,9 +399,7 @@ def test_captures_in_a_folder_are_logs_of_their_own(tmp_path):
 def parquet_file(path: Path, rows: int = 3, **columns: object) -> Path:
     table = pa.table(
         {
-            "ts": pa.array(
-                [1_700_000_000_000_000_000 + i for i in range(rows)], pa.timestamp("ns", "UTC")
-            ),
+            "ts": pa.array([1_700_000_000_000_000_000 + i for i in range(rows)], pa.timestamp("ns", "UTC")),
             "uuid": [f"GPU-{i}" for i in range(rows)],
             "util_ratio": [None if i == 1 else i / 10 for i in range(rows)],
             **columns,
@@ -452,9 +440,7 @@ def test_a_file_that_only_claims_to_be_parquet_is_one_corrupt_entry(tmp_path):
 
 
 def test_parquet_without_timestamps_in_nanoseconds_is_converted(tmp_path):
-    table = pa.table(
-        {"ts": pa.array([1_700_000_000_000], pa.timestamp("ms")), "uuid": ["GPU-0"], "util": [50]}
-    )
+    table = pa.table({"ts": pa.array([1_700_000_000_000], pa.timestamp("ms")), "uuid": ["GPU-0"], "util": [50]})
     pq.write_table(table, tmp_path / "a.parquet")
     (value,) = values(started(tmp_path / "a.parquet"))
     assert json.loads(value or b"")["ts"] == 1_700_000_000_000_000_000
@@ -498,9 +484,7 @@ def test_partitions_of_a_capture_may_be_mixed(tmp_path):
     lines = [captured(i % 2, i // 2) for i in range(10)]
     (tmp_path / "c").write_text("\n".join(lines))
     found = drain(started(tmp_path / "c"))
-    assert [[record[0] for record in records] for records in found.values()] == [
-        [0, 1, 2, 3, 4]
-    ] * 2
+    assert [[record[0] for record in records] for records in found.values()] == [[0, 1, 2, 3, 4]] * 2
 
 
 def test_bad_lines_of_a_capture_are_gaps_in_the_offsets_of_their_partition(tmp_path):
@@ -552,9 +536,7 @@ def test_a_real_capture_is_read_record_by_record():
         row = json.loads(line)
         expected[row["partition"], row["offset"]] = base64.b64decode(row["value_b64"])
     found = drain(started(file))
-    assert {
-        (name.partition, item[0]): item[3] for name, items in found.items() for item in items
-    } == expected
+    assert {(name.partition, item[0]): item[3] for name, items in found.items() for item in items} == expected
 
 
 # ---- standard input

@@ -99,14 +99,8 @@ def test_any_bytes_are_parsed_or_poison(name: str, value: bytes) -> None:
 
 
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
 
@@ -125,17 +119,11 @@ def test_mutated_golden_records_are_parsed_or_poison(name: str, data: st.DataObj
 
 @pytest.mark.parametrize(
     "name",
-    sorted(
-        name
-        for name in FORMATS
-        if "json" in name or name in ("native", "vector", "prometheus_adapter")
-    ),
+    sorted(name for name in FORMATS if "json" in name or name in ("native", "vector", "prometheus_adapter")),
 )
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_golden_documents_with_any_part_replaced_are_parsed_or_poison(
-    name: str, data: st.DataObject
-) -> None:
+def test_golden_documents_with_any_part_replaced_are_parsed_or_poison(name: str, data: st.DataObject) -> None:
     document = msgspec.json.decode(data.draw(st.sampled_from(golden(name))))
     holder, key = data.draw(st.sampled_from(list(_places(document))))
     holder[key] = data.draw(JSON)
@@ -144,9 +132,7 @@ def test_golden_documents_with_any_part_replaced_are_parsed_or_poison(
 
 def _places(node: object) -> list[tuple[object, object]]:
     """Return every (container, key) below a JSON document."""
-    keys = (
-        list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
-    )
+    keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
     return [place for key in keys for place in [(node, key), *_places(node[key])]]  # type: ignore[index]
 
 
@@ -162,11 +148,7 @@ def test_every_record_has_exactly_one_outcome_and_rows_hold_only_sane_values(
 ) -> None:
     bench = Bench()
     decoded = bench.decode(*values)
-    ended_in = sum(
-        decoded.outcomes[name] for name in ("accepted", "rejected", "tombstone", "no_gpu")
-    )
+    ended_in = sum(decoded.outcomes[name] for name in ("accepted", "rejected", "tombstone", "no_gpu"))
     assert ended_in == len(values)
     assert decoded.outcomes["rejected"] <= len(decoded.letters) <= len(values)
-    assert all(
-        math.isfinite(cell) for _, _, cells in bench.rows(decoded) for cell in cells.values()
-    )
+    assert all(math.isfinite(cell) for _, _, cells in bench.rows(decoded) for cell in cells.values())

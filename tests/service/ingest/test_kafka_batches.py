@@ -24,9 +24,7 @@ CODECS = (NONE, GZIP, SNAPPY, LZ4, ZSTD)
 ATTRIBUTES_AT, DELTA_AT, COUNT_AT = 21, 23, 57
 
 
-def batch(
-    values: Sequence[bytes | None], base: int = 0, codec: int = NONE, headers: Sequence[object] = ()
-) -> bytes:
+def batch(values: Sequence[bytes | None], base: int = 0, codec: int = NONE, headers: Sequence[object] = ()) -> bytes:
     """Return a batch as kafka-python writes it, moved to the offset `base`."""
     builder = MemoryRecordsBuilder(2, codec, 1 << 30)
     for i, value in enumerate(values):
@@ -78,17 +76,13 @@ def offsets(items: Sequence[Record | Corrupt]) -> list[int]:
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("at_once", [1, 3, 1000])
-def test_batches_of_every_codec_are_read_like_kafka_python_reads_them(
-    codec: int, at_once: int
-) -> None:
+def test_batches_of_every_codec_are_read_like_kafka_python_reads_them(codec: int, at_once: int) -> None:
     headers = [("a", b"1"), ("empty", b""), ("é", b"\xff")]
     fetched = batch([b"x" * 100, None, b""], 5, codec, headers) + batch([b"y"] * 4, 8, codec)
     theirs = [record for each in MemoryRecords(fetched) for record in each]
     items, position = read(fetched, 5, at_once=at_once)
     assert [item[:4] for item in items] == [(r.offset, r.timestamp, r.key, r.value) for r in theirs]
-    assert [list(item.headers) for item in items if isinstance(item, Record)] == [
-        r.headers for r in theirs
-    ]
+    assert [list(item.headers) for item in items if isinstance(item, Record)] == [r.headers for r in theirs]
     assert position == 12
 
 
@@ -177,9 +171,7 @@ def test_a_flipped_byte_anywhere_below_the_checksum_is_corrupt_and_named_with_it
         ((ATTRIBUTES_AT, ">h", 0x20), "control batch"),
     ],
 )
-def test_a_lie_in_the_header_is_corrupt_even_under_a_right_checksum(
-    damage: tuple[int, str, int], detail: str
-) -> None:
+def test_a_lie_in_the_header_is_corrupt_even_under_a_right_checksum(damage: tuple[int, str, int], detail: str) -> None:
     items, position = read(signed(batch([b"v"] * 3, 10), damage), 10, end=20)
     corrupt = items[-1]
     assert isinstance(corrupt, Corrupt)
@@ -224,9 +216,7 @@ def test_any_bytes_are_read_without_an_exception_and_reading_moves_on(
 
 
 @given(st.binary(min_size=1, max_size=120), st.integers(0, 40))
-def test_any_records_under_a_right_checksum_are_read_without_an_exception(
-    body: bytes, count: int
-) -> None:
+def test_any_records_under_a_right_checksum_are_read_without_an_exception(body: bytes, count: int) -> None:
     header = HEADER.pack(0, HEADER.size - 12 + len(body), 0, 2, 0, 0, 30, 0, 0, -1, -1, -1, count)
     items, position = read(signed(header + body), 0, at_once=3)
     assert 0 < position <= 31
@@ -237,9 +227,7 @@ PARTITION = TopicPartition("topic", 0)
 
 
 def fetched(ledger: FetchLedger, raw: bytes, offset: int = 0) -> FetchedRecords:
-    return FetchedRecords(
-        ledger, offset, KafkaPartition(*PARTITION), MemoryRecords(raw), aborted_transactions=None
-    )
+    return FetchedRecords(ledger, offset, KafkaPartition(*PARTITION), MemoryRecords(raw), aborted_transactions=None)
 
 
 def ledger(end: int | None = None) -> FetchLedger:
@@ -284,9 +272,7 @@ def test_an_answer_without_a_whole_batch_is_noted_for_the_partition() -> None:
     assert known.unreadable == {PARTITION: 7}
 
 
-@pytest.mark.parametrize(
-    "attribute", ["PartitionRecords", "_parse_fetched_data", "_append", "fetched_records"]
-)
+@pytest.mark.parametrize("attribute", ["PartitionRecords", "_parse_fetched_data", "_append", "fetched_records"])
 def test_the_client_still_has_the_seam(attribute: str) -> None:
     assert callable(getattr(Fetcher, attribute))
 
@@ -294,9 +280,7 @@ def test_the_client_still_has_the_seam(attribute: str) -> None:
 def test_the_client_still_builds_what_it_fetched_with_the_arguments_that_we_take() -> None:
     theirs: Callable[..., object] = Fetcher.PartitionRecords
     records = MemoryRecords(batch([b"v"] * 3))
-    original = theirs(
-        1, KafkaPartition("topic", 0), records, aborted_transactions=None, on_drain=lambda _: None
-    )
+    original = theirs(1, KafkaPartition("topic", 0), records, aborted_transactions=None, on_drain=lambda _: None)
     ours = fetched(ledger(), batch([b"v"] * 3), 1)
     read_by_fetcher = {
         "topic_partition",

@@ -69,9 +69,7 @@ def test_a_line_holds_all_that_a_record_is(broker: Broker, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["c.ndjson", "c.ndjson.gz", "c.ndjson.zst"])
-def test_a_replay_of_the_capture_gives_the_records_of_the_topic(
-    name: str, broker: Broker, tmp_path: Path
-) -> None:
+def test_a_replay_of_the_capture_gives_the_records_of_the_topic(name: str, broker: Broker, tmp_path: Path) -> None:
     topic = new_topic(broker, partitions=2)
     for partition in range(2):
         write(broker, topic, numbered(0, 50), partition)
@@ -84,9 +82,7 @@ def test_a_replay_of_the_capture_gives_the_records_of_the_topic(
     expected = [*range(50), *range(60, 70)]
     assert sorted(partition.partition for partition in found) == [0, 1]
     for batches in found.values():
-        assert [record.value for record in records(batches)] == [
-            b"%d" % number for number in expected
-        ]
+        assert [record.value for record in records(batches)] == [b"%d" % number for number in expected]
         assert [record.offset for record in records(batches)] == [*range(50), *range(61, 71)]
 
 
@@ -108,9 +104,7 @@ def test_it_stops_after_the_wanted_number_and_begins_where_retention_left_the_lo
     assert [line["offset"] for line in lines] == [20, 21, 22, 23, 24, 25, 26]
 
 
-def test_what_is_written_during_a_capture_is_left_out_unless_it_follows(
-    broker: Broker, tmp_path: Path
-) -> None:
+def test_what_is_written_during_a_capture_is_left_out_unless_it_follows(broker: Broker, tmp_path: Path) -> None:
     topic = new_topic(broker)
     write(broker, topic, numbered(0, 3))
     written = iter([numbered(3, 5)])
@@ -142,25 +136,13 @@ def test_a_stop_ends_a_capture_that_follows(broker: Broker, tmp_path: Path) -> N
     topic = new_topic(broker)
     write(broker, topic, numbered(0, 3))
     asked = iter([False, True])
-    assert (
-        len(
-            captured(broker, tmp_path / "c.ndjson", topic, follow=True, stopped=lambda: next(asked))
-        )
-        == 3
-    )
+    assert len(captured(broker, tmp_path / "c.ndjson", topic, follow=True, stopped=lambda: next(asked))) == 3
 
 
-def test_stdout_is_a_capture_file_too(
-    broker: Broker, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_stdout_is_a_capture_file_too(broker: Broker, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     topic = new_topic(broker)
     write(broker, topic, numbered(0, 2))
-    assert (
-        capture(
-            KafkaSettings(bootstrap_servers=[broker.address]), [topic], Path("-"), SystemClock()
-        )
-        == 2
-    )
+    assert capture(KafkaSettings(bootstrap_servers=[broker.address]), [topic], Path("-"), SystemClock()) == 2
     assert len(capsysbinary.readouterr().out.splitlines()) == 2
 
 
@@ -170,15 +152,11 @@ def test_an_absent_topic_is_unavailable_and_is_not_created(broker: Broker, tmp_p
     assert "nowhere" not in topics(broker)
 
 
-def test_a_start_that_is_none_is_an_error_of_the_command_line(
-    broker: Broker, tmp_path: Path
-) -> None:
+def test_a_start_that_is_none_is_an_error_of_the_command_line(broker: Broker, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'tomorrow'; expected earliest or latest"):
         captured(broker, tmp_path / "c.ndjson", "any", start="tomorrow")
 
 
 def test_a_broker_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
-        capture(
-            KafkaSettings(bootstrap_servers=["127.0.0.1:1"]), ["t"], tmp_path / "c", SystemClock()
-        )
+        capture(KafkaSettings(bootstrap_servers=["127.0.0.1:1"]), ["t"], tmp_path / "c", SystemClock())

@@ -24,14 +24,9 @@ def problems(settings: KafkaSettings) -> dict[str, str]:
     return {problem.path: problem.message for problem in refused.value.problems}
 
 
-@pytest.mark.parametrize(
-    "server", ["127.0.0.1:9092", "localhost:9092", "[::1]:9092", "127.9.9.9:1"]
-)
+@pytest.mark.parametrize("server", ["127.0.0.1:9092", "localhost:9092", "[::1]:9092", "127.9.9.9:1"])
 def test_plaintext_on_loopback_is_accepted(server: str) -> None:
-    assert (
-        client_arguments(KafkaSettings(bootstrap_servers=[server]))["security_protocol"]
-        == "PLAINTEXT"
-    )
+    assert client_arguments(KafkaSettings(bootstrap_servers=[server]))["security_protocol"] == "PLAINTEXT"
 
 
 @pytest.mark.parametrize("security", ["PLAINTEXT", "SASL_PLAINTEXT"])
@@ -42,19 +37,14 @@ def test_plaintext_beyond_loopback_is_refused_unless_it_is_allowed(security: str
         security=security,
         sasl=sasl if security != "PLAINTEXT" else KafkaSasl(),
     )  # type: ignore[arg-type]
-    assert (
-        "kafka.example:9092 would cross the network unencrypted"
-        in problems(settings)["source.kafka.security"]
-    )
+    assert "kafka.example:9092 would cross the network unencrypted" in problems(settings)["source.kafka.security"]
     client_arguments(settings.model_copy(update={"allow_plaintext_beyond_loopback": True}))
     encrypted = security.replace("PLAINTEXT", "SSL").replace("SASL_SASL", "SASL")
     client_arguments(settings.model_copy(update={"security": encrypted}))
 
 
 def test_a_name_that_only_looks_like_loopback_is_not_loopback() -> None:
-    assert problems(KafkaSettings(bootstrap_servers=["127.0.0.1.example:9092"])).keys() == {
-        "source.kafka.security"
-    }
+    assert problems(KafkaSettings(bootstrap_servers=["127.0.0.1.example:9092"])).keys() == {"source.kafka.security"}
 
 
 def test_every_problem_is_reported_at_once_with_its_path(tmp_path: Path) -> None:
@@ -81,9 +71,7 @@ def test_every_problem_is_reported_at_once_with_its_path(tmp_path: Path) -> None
         "source.kafka.sasl.username",
         "source.kafka.sasl.password_file",
     }
-    assert found["source.kafka.tls.ca_file"].startswith(
-        f"cannot read {missing}: No such file or directory"
-    )
+    assert found["source.kafka.tls.ca_file"].startswith(f"cannot read {missing}: No such file or directory")
 
 
 def test_settings_that_the_security_leaves_unused_are_an_error() -> None:
@@ -148,13 +136,9 @@ def test_a_key_that_is_missing_or_no_key_is_named(pem: tuple[str, str], tmp_path
     nonsense.write_text("nonsense")
 
     def found(**tls: str) -> set[str]:
-        return set(
-            problems(KafkaSettings(bootstrap_servers=FAR, security="SSL", tls=KafkaTls(**tls)))
-        )
+        return set(problems(KafkaSettings(bootstrap_servers=FAR, security="SSL", tls=KafkaTls(**tls))))
 
-    assert found(cert_file=certificate, key_file=str(tmp_path / "none")) == {
-        "source.kafka.tls.key_file"
-    }
+    assert found(cert_file=certificate, key_file=str(tmp_path / "none")) == {"source.kafka.tls.key_file"}
     assert found(cert_file=certificate, key_file=str(nonsense)) == {"source.kafka.tls.key_file"}
     assert found(cert_file=str(nonsense), key_file=certificate) == {"source.kafka.tls.cert_file"}
     assert found(cert_file=str(tmp_path / "none")) == {"source.kafka.tls.cert_file"}

@@ -100,9 +100,7 @@ def values(batches: list[RecordBatch]) -> list[bytes | None]:
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
-def test_kafka_keeps_the_promise_of_a_source(
-    promise: Callable[[Make], None], bench: Bench, mixed: str
-) -> None:
+def test_kafka_keeps_the_promise_of_a_source(promise: Callable[[Make], None], bench: Bench, mixed: str) -> None:
     promise(lambda: bench.source(mixed, poll_records_max=25))
 
 
@@ -153,12 +151,8 @@ def test_records_come_with_key_headers_and_timestamp_and_tombstones_without_a_va
 def test_aborted_transactions_and_markers_are_passed_and_their_offsets_count(bench: Bench) -> None:
     topic = new_topic(bench.broker)
     write_transaction(bench.broker, topic, numbered(0, 3), commit=False)  # offsets 0 to 2, marker 3
-    write_transaction(
-        bench.broker, topic, numbered(10, 12), commit=True
-    )  # offsets 4 and 5, marker 6
-    write_transaction(
-        bench.broker, topic, numbered(20, 22), commit=False
-    )  # offsets 7 and 8, marker 9
+    write_transaction(bench.broker, topic, numbered(10, 12), commit=True)  # offsets 4 and 5, marker 6
+    write_transaction(bench.broker, topic, numbered(20, 22), commit=False)  # offsets 7 and 8, marker 9
     source = bench.opened(topic)
     batches = whole(source)
     assert [(record.offset, record.value) for record in records(batches)] == [
@@ -211,9 +205,7 @@ def test_a_corrupt_batch_is_named_and_its_neighbours_are_read(bench: Bench) -> N
     batches = whole(source)
     expected = [*range(10), *range(20, 30)]
     assert values(batches) == [b"%d" % number for number in expected]
-    assert [corrupt for batch in batches for corrupt in batch.corrupt] == [
-        Corrupt(10, 20, "checksum does not match")
-    ]
+    assert [corrupt for batch in batches for corrupt in batch.corrupt] == [Corrupt(10, 20, "checksum does not match")]
     assert batches[-1].next_offset == 30
 
 
@@ -305,9 +297,7 @@ class _Turns:
     def __init__(self, *sources: KafkaSource) -> None:
         self.sources = list(sources)
         self.shown = {source: source.assigned() for source in sources}
-        self._read: dict[KafkaSource, dict[TopicPartition, int]] = {
-            source: {} for source in sources
-        }
+        self._read: dict[KafkaSource, dict[TopicPartition, int]] = {source: {} for source in sources}
 
     def partitions_read(self, source: KafkaSource) -> frozenset[TopicPartition]:
         return frozenset(self._read[source])
@@ -330,9 +320,7 @@ class _Turns:
         for batch in source.poll(0.1, NONE_PAUSED):
             if batch.records:
                 partition = TopicPartition(batch.topic, batch.partition)
-                self._read[source][partition] = self._read[source].get(partition, 0) + len(
-                    batch.records
-                )
+                self._read[source][partition] = self._read[source].get(partition, 0) + len(batch.records)
 
 
 def test_a_member_whose_instance_name_is_taken_ends(bench: Bench) -> None:
@@ -379,9 +367,7 @@ def _poll_for_ever(source: KafkaSource) -> None:
         source.poll(0.2, NONE_PAUSED)
 
 
-def _poll_until(
-    source: KafkaSource, enough: Callable[[list[RecordBatch]], object]
-) -> list[RecordBatch]:
+def _poll_until(source: KafkaSource, enough: Callable[[list[RecordBatch]], object]) -> list[RecordBatch]:
     """Poll until enough was found; Unavailable is no failure while the broker comes back."""
     found: list[RecordBatch] = []
     deadline_s = time.monotonic() + PATIENCE_S

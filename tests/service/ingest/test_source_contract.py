@@ -54,9 +54,7 @@ def _simulated(folder: Path) -> Make:
     return make
 
 
-@pytest.mark.parametrize(
-    "keeper", [_files, _capture, _simulated], ids=lambda keeper: keeper.__name__.strip("_")
-)
+@pytest.mark.parametrize("keeper", [_files, _capture, _simulated], ids=lambda keeper: keeper.__name__.strip("_"))
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
 def test_the_source_keeps_its_promise(
     promise: Callable[[Make], None], keeper: Callable[[Path], Make], tmp_path: Path

@@ -1,0 +1,205 @@
+"""State is a function of the set of accepted rows: not of cuts, partitions, order, duplicates or restarts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detectors.batch import EventBatch
+from detectors.labels import LabelSets
+from service.ingest.contract import TopicPartition
+from service.pipeline.worker import state_hash
+from service.settings import FleetSettings, IngestSettings
+from tests.service.pipeline.stream import START_NS, TICK_NS, Rows, configuration, core, gpu, told, worker
+
+SHORT = {"for_s": dict.fromkeys(("truly_idle", "idle_held", "unallocated", "hung_collective", "keep_alive"), 120.0)}
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return Rows()
+
+
+@pytest.fixture(scope="module")
+def settings():
+    plain = configuration()
+    idle = plain.detectors.idle_waste.model_copy(update=SHORT)
+    return plain.model_copy(update={"detectors": plain.detectors.model_copy(update={"idle_waste": idle})})
+
+
+def run(settings, rows, batches, resume_every=0):
+    """Feed batches as a loop would; perhaps go through a snapshot after every few of them."""
+    outcomes = []
+    tested = worker(settings, rows.label_sets)
+    tested.watermarks.assign({TopicPartition("t", batch.partition) for batch in batches})
+    for i, batch in enumerate(batches):
+        assert tested.ingest(batch) == []
+        tested.advance(frozenset(), outcomes.append)
+        if resume_every and i % resume_every == 0:
+            tested = worker(settings, rows.label_sets, tested.snapshot())
+    tested.finish(outcomes.append)
+    return tested, outcomes
+
+
+def in_order(rows, cuts):
+    bounds = [0, *sorted(cuts), len(rows)]
+    return [rows.batch(np.arange(a, b), 0, a) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+
+
+def test_the_stream_raises_alerts_at_all(rows, settings):
+    _, outcomes = run(settings, rows, in_order(rows, []))
+    assert sum(len(o.fired) for o in outcomes) > 5
+    assert any(o.notifications for o in outcomes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cutting_the_log_elsewhere_changes_nothing(rows, settings, seed):
+    cuts = np.random.default_rng(seed).integers(0, len(rows), 25).tolist()
+    whole, expected = run(settings, rows, in_order(rows, []))
+    cut, found = run(settings, rows, in_order(rows, cuts))
+    assert told(found) == told(expected)
+    assert state_hash(cut.snapshot()) == state_hash(whole.snapshot())
+
+
+def test_spreading_a_gpu_over_partitions_changes_nothing(rows, settings):
+    whole, expected = run(settings, rows, in_order(rows, []))
+    batches = []
+    for start in range(0, len(rows), 200):
+        part = np.arange(start, min(start + 200, len(rows)))
+        batches += [rows.batch(part[part % 3 == p], p, start) for p in (2, 0, 1)]
+    spread, found = run(settings, rows, batches)
+    assert told(found) == told(expected)
+    assert core(spread.snapshot()) == core(whole.snapshot())
+
+
+def test_order_within_the_lateness_bound_and_duplicates_change_nothing(rows, settings):
+    whole, expected = run(settings, rows, in_order(rows, []))
+    rng = np.random.default_rng(4)
+    shuffled = np.argsort(rows.time_ns + rng.integers(0, 20 * 10**9, len(rows)), kind="stable")
+    twice = np.sort(np.concatenate([np.arange(len(rows)), rng.integers(0, len(rows), len(rows) // 10)]))
+    batches = [rows.batch(shuffled[twice[a : a + 300]], 0, a) for a in range(0, len(twice), 300)]
+    mixed, found = run(settings, rows, batches)
+    assert [(o.end_ns, o.fired, o.resolved, o.notifications) for o in found] == [
+        (o.end_ns, o.fired, o.resolved, o.notifications) for o in expected
+    ]
+    assert core(mixed.snapshot()) == core(whole.snapshot())
+
+
+def test_a_sample_that_comes_column_by_column_is_one_row(rows, settings):
+    whole, expected = run(settings, rows, in_order(rows, []))
+    names = list(rows.columns)
+    batches = []
+    for start in range(0, len(rows), 400):
+        part = np.arange(start, min(start + 400, len(rows)))
+        batches += [rows.batch(part, k, start, names[k::4]) for k in range(4)]
+    pieces, found = run(settings, rows, batches)
+    assert told(found) == told(expected)
+    assert core(pieces.snapshot()) == core(whole.snapshot())
+
+
+def test_a_restart_after_any_batch_changes_nothing(rows, settings):
+    cuts = list(range(150, len(rows), 150))
+    calm, expected = run(settings, rows, in_order(rows, cuts))
+    restarted, found = run(settings, rows, in_order(rows, cuts), resume_every=1)
+    assert told(found) == told(expected)
+    assert state_hash(restarted.snapshot()) == state_hash(calm.snapshot())
+
+
+def test_a_snapshot_is_a_copy(rows, settings):
+    tested, _ = run(settings, rows, in_order(rows, []))
+    before = state_hash(tested.snapshot())
+    taken = tested.snapshot()
+    for array in taken.values():
+        if array.flags.writeable:
+            array[...] = np.zeros((), array.dtype)
+    assert state_hash(tested.snapshot()) == before
+
+
+def one(label_sets, times_s, labels=None, partition=0, **columns):
+    """Return a batch of one GPU's samples at these seconds after the start."""
+    n = len(times_s)
+    ids = np.full(n, label_sets.intern(labels or gpu()), np.int32)
+    time_ns = START_NS + (np.array(times_s) * 1e9).astype(np.int64)
+    values = {name: np.full(n, value, float) for name, value in columns.items()}
+    return EventBatch("t", partition, n, np.arange(n), time_ns, ids, values)
+
+
+def test_a_row_behind_its_watermark_is_refused_as_late():
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+    refusals = tested.ingest(one(label_sets, [0, 100, 71, 69], sm_active_ratio=0.5))
+    assert [(r.row, r.reason) for r in refusals] == [(3, "late")]
+
+
+def test_one_clock_far_ahead_makes_nobody_late():
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+    refusals = tested.ingest(one(label_sets, [0, 100_000, 15, 30, 100_000, 45], sm_active_ratio=0.5))
+    assert refusals == []
+    assert tested.watermarks.newest_ns() == START_NS + 45 * 10**9
+
+
+def test_after_a_gap_the_clock_follows_and_no_row_is_lost():
+    label_sets = LabelSets()
+    tested = worker(configuration(ingest=IngestSettings(jump_rows=3)), label_sets)
+    times = [0, 15, 90_000, 90_015, 90_030, 90_045]
+    assert tested.ingest(one(label_sets, times, sm_active_ratio=0.5)) == []
+    outcomes = []
+    tested.finish(outcomes.append)
+    assert sum(o.rows for o in outcomes) == len(times)
+    assert len(outcomes) < 100  # ticks in which nothing can change are skipped
+
+
+def test_gpus_beyond_the_limit_are_refused_and_known_ones_go_on():
+    label_sets = LabelSets()
+    tested = worker(configuration(fleet=FleetSettings(entities_max=2)), label_sets)
+    for i, expected in enumerate([[], [], ["entities_max"]]):
+        found = tested.ingest(one(label_sets, [i], gpu(f"GPU-{i}"), sm_active_ratio=0.5))
+        assert [r.reason for r in found] == expected
+    assert tested.ingest(one(label_sets, [3], gpu("GPU-0"), sm_active_ratio=0.5)) == []
+
+
+def test_a_silent_gpu_is_forgotten_and_makes_room():
+    label_sets = LabelSets()
+    tested = worker(configuration(fleet=FleetSettings(entities_max=2, forget_after_s=60)), label_sets)
+    tested.ingest(one(label_sets, [0], gpu("GPU-silent"), sm_active_ratio=0.5))
+    tested.ingest(one(label_sets, [0, 15, 30], gpu("GPU-live"), sm_active_ratio=0.5))
+    refused = tested.ingest(one(label_sets, [30], gpu("GPU-new"), sm_active_ratio=0.5))
+    assert [r.reason for r in refused] == ["entities_max"]
+    tested.ingest(one(label_sets, range(45, 240, 15), gpu("GPU-live"), sm_active_ratio=0.5))
+    tested.advance(frozenset(), lambda _: None)
+    assert tested.ingest(one(label_sets, [240], gpu("GPU-new"), sm_active_ratio=0.5)) == []
+
+
+@pytest.mark.parametrize(("sent", "expected"), [([0.4, 0.9], 0.9), ([40.0, 90.0], 0.9), ([1.0, 1.0], 1.0)])
+def test_the_ratio_that_may_be_percent_is_scaled_per_node(sent, expected):
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+    for i, value in enumerate(sent):
+        tested.ingest(one(label_sets, [i * 15], util_unscaled=value))
+    tested.finish(lambda _: None)
+    assert tested.features.latest("util_ratio", tested.as_of_ns())[0] == pytest.approx(expected)
+
+
+def test_the_holder_outlives_a_flap_of_labels_but_not_its_memory():
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+    unnamed = gpu(namespace="", pod="")
+    tested.ingest(one(label_sets, range(0, 60, 15), sm_active_ratio=0.5, fb_used_bytes=4e10))
+    tested.ingest(one(label_sets, range(60, 300, 15), unnamed, sm_active_ratio=0.5, fb_used_bytes=4e10))
+    tested.finish(lambda _: None)
+    assert tested.entities.labels[0].pod == "p-0"
+    tested.ingest(one(label_sets, range(300, 420, 15), unnamed, sm_active_ratio=0.0, fb_used_bytes=0.0))
+    tested.finish(lambda _: None)
+    assert tested.entities.labels[0].pod == ""
+
+
+def test_ticks_wait_for_the_slowest_partition_but_not_for_an_idle_one():
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+    ahead, behind = TopicPartition("t", 0), TopicPartition("t", 1)
+    tested.watermarks.assign({ahead, behind})
+    tested.ingest(one(label_sets, [0, 300], sm_active_ratio=0.5))
+    assert tested.advance(frozenset(), lambda _: None) == 0
+    assert tested.advance(frozenset({behind}), lambda _: None) > 0
+    assert tested.as_of_ns() <= START_NS + 300 * 10**9 - 30 * 10**9 + TICK_NS
