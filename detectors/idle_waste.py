@@ -81,6 +81,8 @@ class IdleWasteParams(Params):
     """Mean activity below this is low efficiency; NVIDIA calls SM activity below 0.5 ineffective use."""
     efficient_load_min: Ratio = 0.42
     """Without SM activity, a busy GPU that draws less than this share of its power range is low efficiency."""
+    efficient_pipe_min: Ratio = 0.28
+    """Without SM activity and power (MIG), a busy GPU whose tensor and memory pipes both stay below is low efficiency."""
     context_mib: Annotated[float, Field(ge=0)] = 1024
     """Framebuffer in use below this is no more than a context: nothing of value is held."""
     veto_load_min: Ratio = 0.25
@@ -338,6 +340,7 @@ class IdleWaste:
             self._rules["idle_duty_max"],
             self._rules["efficiency_min"],
             p.efficient_load_min,
+            p.efficient_pipe_min,
             p.context_mib * 2**20,
             p.veto_load_min,
             p.veto_util_min,

@@ -39,6 +39,7 @@ def waste_classify(
     idle_duty_max: NDArray[np.float64],
     efficiency_min: NDArray[np.float64],
     efficient_load_min: float,
+    efficient_pipe_min: float,
     context_bytes: float,
     veto_load_min: float,
     veto_util_min: float,
@@ -70,7 +71,8 @@ def waste_classify(
                 the model's figures are unknown or the power is not this entity's alone; io: PCIe and NVLink bytes/s;
                 fb: mean framebuffer bytes; fb_range: its highest less its lowest
     Parameters  idle_duty_max, efficiency_min float64[m], which a user may set per namespace; efficient_load_min, the
-                power load that takes the place of efficiency_min where SM activity is not measured; the rest scalars,
+                power load that takes the place of efficiency_min where SM activity is not measured, and
+                efficient_pipe_min, the busier of tensor and memory pipe, where power is not known either; the rest scalars,
                 named as the figures they bound; signal_trust float64[4]
     Output      out_state int8[m]; out_score float64[m], wasted share in 0..1; out_confidence float64[m] in 0..1;
                 out_disagrees bool[m], telemetry contradicts itself (the state is then unknown, never idle)
@@ -133,6 +135,13 @@ def waste_classify(
             out_state[e] = LOW_EFFICIENCY
             out_score[e] = 1.0 - max(power_load[e], 0.0) / efficient_load_min
             out_confidence[e] = 0.8 * trust
+            continue
+        busiest_pipe = tensor[e] if tensor[e] > dram[e] else dram[e]
+        busiest_pipe += 0.0 * tensor[e]  # NaN in either is NaN in both
+        if signal[e] > 0 and np.isnan(power_load[e]) and busiest_pipe < efficient_pipe_min:
+            out_state[e] = LOW_EFFICIENCY
+            out_score[e] = 1.0 - busiest_pipe / efficient_pipe_min
+            out_confidence[e] = 0.7 * trust
             continue
         out_state[e] = ACTIVE
         out_confidence[e] = trust

@@ -196,7 +196,7 @@ def test_the_watermark_moves_as_its_twin_and_however_the_log_is_cut(times, cut):
 
 
 BOUNDS = {
-    "efficient_load_min": 0.42, "context_bytes": 2.0**30, "veto_load_min": 0.25, "veto_util_min": 0.2,
+    "efficient_load_min": 0.42, "efficient_pipe_min": 0.28, "context_bytes": 2.0**30, "veto_load_min": 0.25, "veto_util_min": 0.2,
     "hung_util_min": 0.95, "hung_load_max": 0.2, "pipe_max": 0.01, "dram_max": 0.02, "steady_std_max": 0.03,
     "steady_activity_max": 0.6, "io_max": 1e6, "fb_range_max": 2.0**26, "samples_min": 5,
 }  # fmt: skip
