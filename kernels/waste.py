@@ -136,7 +136,7 @@ def waste_classify(
             out_score[e] = 1.0 - max(power_load[e], 0.0) / efficient_load_min
             out_confidence[e] = 0.8 * trust
             continue
-        busiest_pipe = tensor[e] if tensor[e] > dram[e] else dram[e]
+        busiest_pipe = max(tensor[e], dram[e])
         busiest_pipe += 0.0 * tensor[e]  # NaN in either is NaN in both
         if signal[e] > 0 and np.isnan(power_load[e]) and busiest_pipe < efficient_pipe_min:
             out_state[e] = LOW_EFFICIENCY

@@ -45,7 +45,10 @@ OutputFormat = Annotated[str, typer.Option("--format", help="text or json.")]
 def _load(config_file: Path | None) -> Configuration:
     if config_file is None and Path("config.yaml").is_file():
         config_file = Path("config.yaml")
-    return config.load(config_file, os.environ, app.configuration_type())
+    settings = config.load(config_file, os.environ, app.configuration_type())
+    if problems := config.secret_problems(settings):
+        raise ConfigError(problems)
+    return settings
 
 
 @cli.command()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
 from service.alerting.contract import Alert, Notification
 
 _DECODER = msgspec.json.Decoder(Notification)
+
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class UnreadableRow(Exception):
@@ -19,7 +24,7 @@ class UnreadableRow(Exception):
 def group_key(notification: Notification) -> str:
     """Return the key within which firing comes before resolved; severity may change meanwhile and is no part of it."""
     group = (notification.detector, notification.kind, notification.owner)
-    return msgspec.json.encode(group).decode()
+    return _json(group)
 
 
 def encode_notification(notification: Notification) -> str:
@@ -30,7 +35,23 @@ def encode_notification(notification: Notification) -> str:
         usd_so_far=_finite(notification.usd_so_far),
         alerts=tuple(_plain_alert(alert) for alert in notification.alerts),
     )
-    return msgspec.json.encode(plain).decode()
+    return _json(plain)
+
+
+def _json(value: Any) -> str:
+    """Return JSON; half a surrogate pair, which no encoding can hold, becomes the replacement character."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_whole(msgspec.to_builtins(value))).decode()
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return _HALF_PAIR.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def decode_notification(text: str) -> Notification:

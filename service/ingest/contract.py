@@ -60,6 +60,16 @@ class RecordBatch:
     corrupt: Sequence[Corrupt] = ()
 
 
+class Gap(NamedTuple):
+    """Offsets that cannot be read. After a truncation `next_offset` is the lower one: the log became shorter."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    next_offset: int
+    reason: str  # "retention" or "truncation"
+
+
 class Source(Protocol):
     """A set of logs that can be read from a position. One thread calls it; `close` may come from the same thread only.
 
@@ -89,6 +99,10 @@ class Source(Protocol):
 
     def ended(self, partition: TopicPartition) -> bool:
         """Tell whether everything that the log held when last asked was handed over."""
+        ...
+
+    def gaps(self) -> Sequence[Gap]:
+        """Return the stretches found missing from the logs since the last call; files have none."""
         ...
 
     def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
@@ -179,6 +193,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetters",
     "Format",
+    "Gap",
     "Parsed",
     "PoisonRecord",
     "Record",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem, Unavailable
 from service.ingest.capture_file import CaptureLog, is_capture, parts
-from service.ingest.contract import RecordBatch, TopicPartition
+from service.ingest.contract import Gap, RecordBatch, TopicPartition
 from service.ingest.file_bytes import StdinBytes
 from service.ingest.file_logs import FileLog, FolderLog, SingleFileLog, StdinLog
 from service.ingest.parquet import is_parquet
@@ -64,6 +64,10 @@ class FileSource:
 
     def ended(self, partition: TopicPartition) -> bool:
         return partition in self._sought and self._logs[partition].ended
+
+    def gaps(self) -> Sequence[Gap]:
+        """Return nothing: what cannot be read here is reported as corrupt."""
+        return ()
 
     def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         """Nothing: no lag tool looks at files."""

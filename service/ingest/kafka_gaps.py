@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from service.ingest.contract import TopicPartition
+from service.ingest.contract import Gap, TopicPartition
 
 ASK_TIMEOUT_MS = 1_000
-
-
-class Gap(NamedTuple):
-    """Offsets that cannot be read. After a truncation `next_offset` is the lower one: the log became shorter."""
-
-    topic: str
-    partition: int
-    first_offset: int
-    next_offset: int
-    reason: str  # "retention" or "truncation"
 
 
 def out_of_range(consumer: Any, refused: Mapping[Any, int]) -> list[Gap]:

@@ -20,10 +20,10 @@ from kafka.structs import TopicPartition as KafkaPartition
 
 from service.clock import Clock
 from service.errors import Unavailable
-from service.ingest.contract import Corrupt, Record, RecordBatch, TopicPartition
+from service.ingest.contract import Corrupt, Gap, Record, RecordBatch, TopicPartition
 from service.ingest.kafka_client import Backoff, built, client_arguments
 from service.ingest.kafka_fetch import FetchLedger, install, release_parked
-from service.ingest.kafka_gaps import ASK_TIMEOUT_MS, Gap, out_of_range, truncated
+from service.ingest.kafka_gaps import ASK_TIMEOUT_MS, out_of_range, truncated
 from service.ingest.kafka_group import FencedMember, Membership, group_arguments, joined
 from service.settings import KafkaSettings
 

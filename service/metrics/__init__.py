@@ -131,6 +131,12 @@ class FleetCollector(Collector):
             "Time since the last durable checkpoint; so much is replayed after a crash. Growing: the disk fails.",
             None if taken is None else max(0.0, (self._clock.now_ns() - taken) * _NS),
         )
+        yield count(
+            "data_gap_records_total",
+            "Records that the log had lost (retention, truncation) before they were read. Moving: the logs name the "
+            "offsets; keep records longer or catch up faster.",
+            {"": status.data_gap_records},
+        )
         yield count("checkpoints_total", "Durable checkpoints.", {"": status.checkpoints})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.ingest.contract import DeadLetter, RecordBatch
+from service.ingest.contract import DeadLetter, Gap, RecordBatch
 from service.ingest.decode import Decoder, make_letter
 from service.pipeline.worker import Refusal, Worker
 
@@ -24,6 +24,11 @@ class Intake:
         saved = resume or {}
         self.outcomes: Counter[str] = Counter(saved.get("outcomes", {}))
         self.letters_by_reason: Counter[str] = Counter(saved.get("letters_by_reason", {}))
+
+    def note_gap(self, gap: Gap) -> None:
+        """Count a stretch that the log no longer had: it cannot be read, and must not pass unseen."""
+        self.outcomes["data_gaps"] += 1
+        self.outcomes["data_gap_records"] += gap.next_offset - gap.first_offset
 
     def take(self, batch: RecordBatch) -> list[DeadLetter]:
         """Take in a batch; return a letter for every record of which something had to be left out."""

@@ -135,6 +135,8 @@ class Loop:
     def _round(self) -> None:
         self._assign()
         batches = self._insist("source", lambda: self.source.poll(POLL_S, self.paused()))
+        for gap in self.source.gaps():
+            self.intake.note_gap(gap)
         for batch in batches:
             self._take(batch)
         busy = {TopicPartition(batch.topic, batch.partition) for batch in batches}

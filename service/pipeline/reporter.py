@@ -96,6 +96,7 @@ class Reporter:
             entities=len(worker.entities),
             entities_max=self._settings.fleet.entities_max,
             breaker_open=False,
+            data_gap_records=outcomes["data_gap_records"],
             checkpoints=loop.checkpoints,
             checkpoint_at_ns=loop.checkpoint_at_ns,
         )

@@ -144,7 +144,7 @@ def waste_classify(g, p):
     if g["signal"] > 0 and g["power_load"] < p["efficient_load_min"]:
         return waste.LOW_EFFICIENCY, 1.0 - max(g["power_load"], 0.0) / p["efficient_load_min"], False
     pipe = max(g["tensor"], g["dram"])
-    if g["signal"] > 0 and np.isnan(g["power_load"]) and not np.isnan(g["tensor"] + g["dram"]):
-        if pipe < p["efficient_pipe_min"]:
-            return waste.LOW_EFFICIENCY, 1.0 - pipe / p["efficient_pipe_min"], False
+    blind = g["signal"] > 0 and np.isnan(g["power_load"]) and not np.isnan(g["tensor"] + g["dram"])
+    if blind and pipe < p["efficient_pipe_min"]:
+        return waste.LOW_EFFICIENCY, 1.0 - pipe / p["efficient_pipe_min"], False
     return waste.ACTIVE, 0.0, False

@@ -51,7 +51,16 @@ def test_the_schema_is_a_schema(tmp_path):
 
 def test_a_simulation_replays_to_the_same_bytes_twice(tmp_path):
     made = skinflint(
-        "simulate", "--nodes", "3", "--duration-s", "1800", "--out", "fleet.ndjson.gz", "--truth", "truth.ndjson", cwd=tmp_path
+        "simulate",
+        "--nodes",
+        "3",
+        "--duration-s",
+        "1800",
+        "--out",
+        "fleet.ndjson.gz",
+        "--truth",
+        "truth.ndjson",
+        cwd=tmp_path,
     )
     assert made.returncode == 0, made.stderr
     for out in ("a", "b"):

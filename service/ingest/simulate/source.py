@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
 from service.clock import Clock
-from service.ingest.contract import Record, RecordBatch, TopicPartition
+from service.ingest.contract import Gap, Record, RecordBatch, TopicPartition
 from service.ingest.simulate.faults import Faults
 from service.ingest.simulate.fleet import Entity, build_fleet
 from service.ingest.simulate.plan import SECOND, Plan
@@ -98,6 +98,10 @@ class SimulateSource:
         """Tell whether the partition's end is reached: of what is due now, or of all, with a duration."""
         limit = self._end_step if not self.live else self._due_step()
         return self._position.get(partition, 0) >= limit * self._stride
+
+    def gaps(self) -> Sequence[Gap]:
+        """Return nothing: what cannot be read here is reported as corrupt."""
+        return ()
 
     def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         """Do nothing: no lag tool looks at a simulation."""

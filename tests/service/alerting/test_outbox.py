@@ -19,7 +19,7 @@ from service.alerting.saved import UnreadableRow, decode_notification, encode_no
 from service.errors import CorruptState, Unavailable
 from service.settings import AlertingSettings
 from tests.fakes.clock import ManualClock
-from tests.fakes.notifications import alert, hostile, notification, resolved
+from tests.fakes.notifications import alert, notification, resolved
 
 ROOT = Path(__file__).parents[3]
 DAY_S = 86_400
@@ -379,9 +379,15 @@ def test_others_may_keep_their_tables_in_the_same_file(database: Path, clock: Ma
 def test_a_notification_survives_its_way_through_json() -> None:
     note = notification(alerts=(alert(usd_per_hour=None, evidence={"a": 1.5, "b": "x", "c": 2}), alert()))
     assert note == decode_notification(encode_notification(note))
-    clean = hostile().alerts[0].labels._replace(node="<!here>\n\x00\u202e")
+    clean = alert().labels._replace(node="<!here>\n\x00\u202e")
     note = notification(alerts=(alert(labels=clean),))
     assert note == decode_notification(encode_notification(note))
+
+
+def test_names_that_are_no_text_do_not_keep_a_notification_back() -> None:
+    note = notification(owner="a\ud800b", alerts=(alert(labels=alert().labels._replace(pod="\udfff")),))
+    found = decode_notification(encode_notification(note))
+    assert ("a\ufffdb", "\ufffd") == (found.owner, found.alerts[0].labels.pod)
 
 
 def test_figures_that_json_cannot_hold_become_unknown() -> None:

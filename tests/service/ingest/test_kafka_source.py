@@ -13,8 +13,7 @@ import pytest
 
 from service.clock import SystemClock
 from service.errors import Unavailable
-from service.ingest.contract import Corrupt, Record, RecordBatch, TopicPartition
-from service.ingest.kafka_gaps import Gap
+from service.ingest.contract import Corrupt, Gap, Record, RecordBatch, TopicPartition
 from service.ingest.kafka_group import FencedMember
 from service.ingest.kafka_source import KafkaSource
 from service.settings import KafkaSasl, KafkaSettings

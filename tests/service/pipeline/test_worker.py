@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,7 @@ def run(settings, rows, batches, resume_every=0):
 
 def in_order(rows, cuts):
     bounds = [0, *sorted(cuts), len(rows)]
-    return [rows.batch(np.arange(a, b), 0, a) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    return [rows.batch(np.arange(a, b), 0, a) for a, b in pairwise(bounds) if b > a]
 
 
 def test_the_stream_raises_alerts_at_all(rows, settings):
