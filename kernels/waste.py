@@ -136,9 +136,9 @@ def waste_classify(
             out_score[e] = 1.0 - max(power_load[e], 0.0) / efficient_load_min
             out_confidence[e] = 0.8 * trust
             continue
+        blind = np.isnan(power_load[e]) and not np.isnan(tensor[e] + dram[e])
         busiest_pipe = max(tensor[e], dram[e])
-        busiest_pipe += 0.0 * tensor[e]  # NaN in either is NaN in both
-        if signal[e] > 0 and np.isnan(power_load[e]) and busiest_pipe < efficient_pipe_min:
+        if signal[e] > 0 and blind and busiest_pipe < efficient_pipe_min:
             out_state[e] = LOW_EFFICIENCY
             out_score[e] = 1.0 - busiest_pipe / efficient_pipe_min
             out_confidence[e] = 0.7 * trust
