@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +19,9 @@ from rich.table import Table
 from service import app, config
 from service.clock import SystemClock
 from service.config import Configuration
-from service.errors import ConfigError, ConfigProblem, CorruptState, FloodOfPoison
+from service.errors import ConfigError, ConfigProblem, CorruptState, FloodOfPoison, Unavailable
 from service.ingest.kafka_capture import capture as capture_records
+from service.ingest.kafka_group import FencedMember
 from service.ingest.simulate.evaluate import SETTLE_S
 from service.logs import configure, get_logger
 from service.reports import evaluate_simulation, print_replay, print_scores, produce_simulation
@@ -69,6 +71,12 @@ def run(config_file: ConfigFile = None) -> None:
     log.info("stopped")
 
 
+def _configure_quietly(settings: Configuration) -> None:
+    """Log what a person must know while a command works; the client's chatter belongs to the service's log."""
+    level = "warning" if settings.log.level == "info" else settings.log.level
+    configure(settings.log.model_copy(update={"level": level}))
+
+
 @cli.command()
 def replay(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders, capture files, or - for stdin.")],
@@ -78,8 +86,14 @@ def replay(
 ) -> None:
     """Run the same pipeline over recorded input at full speed; the same input gives the same bytes."""
     settings = _load(config_file)
-    configure(settings.log)
-    summary = app.run_replay(settings, inputs, out, SystemClock())
+    _configure_quietly(settings)
+    with Console(stderr=True).status("replaying") as status:
+
+        def show(records: int, as_of_ns: int) -> None:
+            reached = datetime.fromtimestamp(as_of_ns / 1e9, UTC)
+            status.update(f"replaying: {records:,} records, event time {reached:%Y-%m-%d %H:%M}")
+
+        summary = app.run_replay(settings, inputs, out, SystemClock(), show)
     print_replay(summary, out, output)
 
 
@@ -97,7 +111,7 @@ def simulate(
 ) -> None:
     """Write a simulated fleet's telemetry to a file or to Kafka, in any of the wire formats."""
     settings = _load(config_file)
-    configure(settings.log)
+    _configure_quietly(settings)
     changes: dict[str, Any] = {"duration_s": duration_s, "speed": 0, "truth_file": str(truth or "")}
     changes |= {k: v for k, v in (("nodes", nodes), ("seed", seed)) if v is not None}
     fleet = settings.source.simulate.model_copy(update=changes)
@@ -134,7 +148,7 @@ def capture(
 ) -> None:
     """Copy records of Kafka topics into a capture file that `replay` reads."""
     settings = _load(config_file)
-    configure(settings.log)
+    _configure_quietly(settings)
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     count = capture_records(
@@ -211,6 +225,9 @@ def main() -> None:
     except FloodOfPoison as error:
         typer.echo(f"error: the breaker is open: {error}", err=True)
         sys.exit(EXIT_FLOOD)
+    except (Unavailable, FencedMember) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_ERROR)
     except CorruptState as error:
         typer.echo(f"error: saved state cannot be used: {error}", err=True)
         sys.exit(EXIT_CORRUPT)

@@ -38,7 +38,7 @@ from service.pipeline.directory import Directory
 from service.pipeline.intake import Intake
 from service.pipeline.loop import Loop, Observer
 from service.pipeline.prices import PriceBook
-from service.pipeline.replay import Recorder
+from service.pipeline.replay import Progress, Recorder
 from service.pipeline.reporter import Reporter
 from service.pipeline.warm_up import warm_up
 from service.pipeline.worker import Worker
@@ -212,15 +212,19 @@ def _dead_letters(
     return DeadLetterFile(directory.dead_letters, chosen, position)
 
 
-def run_replay(settings: Configuration, inputs: Sequence[str], out: Path, clock: Clock) -> dict[str, Any]:
+def run_replay(
+    settings: Configuration, inputs: Sequence[str], out: Path, clock: Clock, progress: Progress | None = None
+) -> dict[str, Any]:
     """Replay recorded input into the folder `out`; return the summary."""
     files = settings.source.file.model_copy(update={"paths": list(inputs), "follow": False})
-    return replay_source(settings, FileSource(files, clock), out, clock)
+    return replay_source(settings, FileSource(files, clock), out, clock, progress)
 
 
-def replay_source(settings: Configuration, source: Source, out: Path, clock: Clock) -> dict[str, Any]:
+def replay_source(
+    settings: Configuration, source: Source, out: Path, clock: Clock, progress: Progress | None = None
+) -> dict[str, Any]:
     """Run a finite source through the pipeline, fresh, into the folder `out`; return the summary."""
-    recorder = Recorder(out, settings.fleet.tick_s)
+    recorder = Recorder(out, settings.fleet.tick_s, progress)
     letters = DeadLetterFile(out / "dead_letters.ndjson", settings.ingest.dead_letter, 0)
     pipeline = Pipeline(settings, source, None, clock)
     loop = pipeline.loop(letters, recorder, None, [recorder], threading.Event())

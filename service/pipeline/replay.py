@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, cast
@@ -18,6 +18,8 @@ from service.alerting.contract import Alert, Notification
 from service.alerting.lifecycle import to_json
 from service.pipeline.loop import Loop
 from service.pipeline.worker import TickOutcome, Worker, state_hash
+
+Progress = Callable[[int, int], None]  # records read, event time reached in ns
 
 
 def _line(document: Mapping[str, Any]) -> str:
@@ -91,7 +93,7 @@ class Intervals:
 class Recorder:
     """The replay's outlet and observer: writes alerts.ndjson, notifications.ndjson, intervals.ndjson and summary.json."""
 
-    def __init__(self, folder: Path, tick_s: float, progress: Any = None) -> None:
+    def __init__(self, folder: Path, tick_s: float, progress: Progress | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._tick_ns = int(tick_s * 1e9)

@@ -45,16 +45,20 @@ class Sink(Protocol):
 
 
 def produce(source: SimulateSource, format_name: str, sink: Sink, progress: Callable[[int], None]) -> int:
-    """Write `source` from its beginning to its end, at its pace, and return how many messages that took.
+    """Write `source` from its beginning to its end, at its pace, close both, and return how many messages that took.
 
     `progress` is told the number of messages after every step. Raises ValueError on an unknown format.
     """
     written = 0
-    for batch in emissions(source, format_name):
-        for emission in batch:
-            sink.write(emission)
-        written += len(batch)
-        progress(written)
+    try:
+        for batch in emissions(source, format_name):
+            for emission in batch:
+                sink.write(emission)
+            written += len(batch)
+            progress(written)
+    finally:
+        source.close()
+        sink.close()
     return written
 
 

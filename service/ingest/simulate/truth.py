@@ -37,7 +37,7 @@ class Truth:
         self._fleet, self._plan, self._faults = fleet, plan, faults
 
     def row_at(self, entity: Entity, time_ns: int) -> TruthRow:
-        """Return the row of `entity` that holds `time_ns`, whole, as far as it reaches to both sides."""
+        """Return a row of `entity` that holds `time_ns`; the rows before and after it may say the same."""
         segment = self._plan.at(self._fleet.slots[entity.slot], time_ns)
         span = self._faults.at(entity.node, time_ns)
         state, trouble = self._judge(entity, segment, span)
@@ -46,13 +46,17 @@ class Truth:
         )
 
     def rows(self, entities: Iterable[Entity], start_ns: int, end_ns: int) -> Iterator[TruthRow]:
-        """Yield the rows that overlap [start_ns, end_ns), cut to it, entity by entity."""
+        """Yield the rows that overlap [start_ns, end_ns), cut to it, entity by entity; neighbours differ."""
         for entity in entities:
-            time_ns = start_ns
-            while time_ns < end_ns:
-                row = self.row_at(entity, time_ns)
-                yield row._replace(start_ns=time_ns, end_ns=min(row.end_ns, end_ns))
-                time_ns = row.end_ns
+            row = self.row_at(entity, start_ns)._replace(start_ns=start_ns)
+            while row.end_ns < end_ns:
+                following = self.row_at(entity, row.end_ns)
+                if continues(row, following):
+                    row = row._replace(end_ns=following.end_ns)
+                    continue
+                yield row
+                row = following
+            yield row._replace(end_ns=end_ns)
 
     def _judge(self, entity: Entity, segment: Segment, span: Span) -> tuple[str, str]:
         window = span.window
@@ -71,6 +75,11 @@ def shows_false_zeros(state: str) -> bool:
     return state in ("active", "low_efficiency")
 
 
+def continues(row: TruthRow, following: TruthRow) -> bool:
+    """Tell whether the truth goes on unchanged from one row to the next."""
+    return (row.state, row.trouble) == (following.state, following.trouble)
+
+
 class TruthFile:
     """Writes rows once they are over. After a restart what was written before the new beginning is kept."""
 
@@ -85,8 +94,12 @@ class TruthFile:
         """Write every row that ended by `time_ns`."""
         for i, row in enumerate(self._open):
             while row.end_ns <= time_ns:
+                following = self._truth.row_at(self._entities[i], row.end_ns)
+                if continues(row, following):
+                    row = row._replace(end_ns=following.end_ns)
+                    continue
                 self._file.write(row.line())
-                row = self._truth.row_at(self._entities[i], row.end_ns)
+                row = following
             self._open[i] = row
         self._file.flush()
 
