@@ -389,7 +389,7 @@ class IdleWaste:
             "io_mean_bytes_per_s": f["io"],
             "wasted_share_ratio": f["score"],
         }
-        return {name: value for name, value in shown.items() if not (isinstance(value, float) and np.isnan(value))}
+        return {name: value for name, value in shown.items() if isinstance(value, str) or np.isfinite(value)}
 
     def figures(self) -> Mapping[str, Array]:
         """Return copies for the page and /metrics: state, since when, seconds and dollars in each, score, confidence, signal.

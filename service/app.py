@@ -110,24 +110,25 @@ class Pipeline:
         resume: Checkpoint | None,
         clock: Clock,
     ) -> None:
-        label_sets = LabelSets()
-        extras: Mapping[str, Any] = resume.extras if resume is not None else {}
-        ingest = settings.ingest
-        decoder = Decoder(settings.source.kafka.formats, ingest, FieldTable.load(), label_sets)
         self.settings = settings
         self.source = source
         self.clock = clock
         self.directory = Directory(PriceBook(settings.prices), settings.fleet.teams)
-        self.worker = Worker(
-            settings,
-            chosen_detectors(settings),
-            self.directory,
-            label_sets,
-            resume.arrays if resume is not None else None,
-        )
-        value_bytes_max = ingest.dead_letter.value_bytes_max
-        self.intake = Intake(decoder, self.worker, value_bytes_max, extras.get("intake"))
-        self.breaker = Breaker(ingest.dead_letter, extras.get("breaker"))
+        self.fields = FieldTable.load()
+        self.intake, self.worker = self.rebuild(resume)
+        extras: Mapping[str, Any] = resume.extras if resume is not None else {}
+        self.breaker = Breaker(settings.ingest.dead_letter, extras.get("breaker"))
+
+    def rebuild(self, resume: Checkpoint | None) -> tuple[Intake, Worker]:
+        """Return a decoder and a worker that know what the checkpoint holds, and nothing else."""
+        settings = self.settings
+        label_sets = LabelSets()
+        decoder = Decoder(settings.source.kafka.formats, settings.ingest, self.fields, label_sets)
+        arrays = resume.arrays if resume is not None else None
+        worker = Worker(settings, chosen_detectors(settings), self.directory, label_sets, arrays)
+        tallies = resume.extras.get("intake") if resume is not None else None
+        value_bytes_max = settings.ingest.dead_letter.value_bytes_max
+        return Intake(decoder, worker, value_bytes_max, tallies), worker
 
     def loop(
         self,
@@ -146,6 +147,7 @@ class Pipeline:
             dead_letters=dead_letters,
             breaker=self.breaker,
             outlet=outlet,
+            rebuild=self.rebuild,
             store=store,
             observers=observers,
             clock=self.clock,

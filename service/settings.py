@@ -160,6 +160,8 @@ class IngestSettings(Section):
     """Rows waiting for their tick; at the limit the partitions that are ahead are paused."""
     dead_letter: DeadLetterSettings = DeadLetterSettings()
     """Rejected records."""
+    label_sets_max: Annotated[int, Field(ge=1000)] = 1_000_000
+    """Distinct label sets remembered; beyond, those that no waiting row has are forgotten, since pods come and go."""
     labels: dict[str, str] = {}
     """Labels for samples that lack them, e.g. {cluster: east-1, region: us-east-1}."""
 

@@ -34,8 +34,10 @@ class Directory:
 
     def look_up(self, labels: LabelSet) -> Entry:
         """Return the entry of one entity's labels."""
-        # What does not change the answer must not fill the cache: pods come and go.
-        key = labels._replace(pod="", container="", uuid="", gpu="")
+        # What does not change the answer must not fill the cache: pods, jobs and nodes come and go.
+        job = "" if labels.team or labels.namespace else labels.job
+        part = "1" if labels.mig_id else ""
+        key = labels._replace(pod="", container="", job=job, uuid="", node="", gpu="", mig_id=part)
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = self._find(key)

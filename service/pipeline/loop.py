@@ -97,6 +97,7 @@ class Loop:
         dead_letters: DeadLetters,
         breaker: Breaker,
         outlet: Outlet,
+        rebuild: Callable[[Checkpoint], tuple[Intake, Worker]],
         store: CheckpointStore | None,
         observers: Sequence[Observer],
         clock: Clock,
@@ -109,6 +110,7 @@ class Loop:
         self._dead_letters = dead_letters
         self._breaker = breaker
         self._outlet = outlet
+        self._rebuild = rebuild
         self._store = store
         self._observers = observers
         self._clock = clock
@@ -213,8 +215,9 @@ class Loop:
             "breaker": self._breaker.snapshot(),
         }
         self._checkpointed_s = self._clock.monotonic_s()
+        checkpoint = Checkpoint(self.worker.snapshot(), extras)
         try:
-            self._store.save(Checkpoint(self.worker.snapshot(), extras))
+            self._store.save(checkpoint)
         except Unavailable as trouble:
             self._tell(f"checkpoint: {trouble}")
             return
@@ -224,6 +227,9 @@ class Loop:
             observer.on_checkpoint(self._clock.monotonic_s() - self._checkpointed_s)
         self.checkpoint_at_ns = self._clock.now_ns()
         self.source.commit(self.worker.watermarks.next_offsets())
+        if self.worker.label_set_count() > self._settings.ingest.label_sets_max:
+            # A worker that resumes knows only the label sets that rows still wait under: the way to forget the others.
+            self.intake, self.worker = self._rebuild(checkpoint)
         log.debug("checkpoint", rows=self.intake.outcomes["rows"], entities=len(self.worker.entities))
 
     def _insist(self, what: str, attempt: Callable[[], T]) -> T:

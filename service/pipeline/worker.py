@@ -23,12 +23,16 @@ from detectors.state import Array, Snapshot, under
 from service.alerting.contract import Alert, Notification
 from service.alerting.grouping import Grouping
 from service.alerting.lifecycle import Lifecycle, Subject, from_json
+from service.errors import CorruptState
 from service.ingest.contract import TopicPartition
+from service.logs import get_logger
 from service.pipeline.directory import Directory, Entry
 from service.pipeline.merge import TickRows, merge_rows, scale_utilisation
 from service.pipeline.pending import Pending
 from service.pipeline.watermarks import Watermarks
 from service.settings import Settings
+
+log = get_logger(__name__)
 
 STATE_VERSION = 1
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
@@ -70,7 +74,7 @@ class Worker:
         label_sets: LabelSets,
         resume: Snapshot | None,
     ) -> None:
-        meta = json.loads(resume["meta"].tobytes()) if resume is not None else {}
+        meta = _meta(resume)
         self._fleet = settings.fleet
         self._tick_ns = int(settings.fleet.tick_s * 1e9)
         self._stale_ns = int(settings.fleet.stale_after_s * 1e9)
@@ -79,18 +83,17 @@ class Worker:
         self.watermarks = Watermarks(settings.ingest, meta.get("watermarks"))
         self.pending = Pending(self._tick_ns, label_sets, under("pending.", resume))
         self.entities = Entities(settings.fleet.entities_max, self._stale_ns, under("entities.", resume))
-        self._next_tick: int | None = meta.get("next_tick")
+        self._next_tick: int | None = None
+        if meta.get("next_tick") is not None:
+            self._next_tick = -(-meta["next_tick"] * meta["tick_ns"] // self._tick_ns)
         self._percent_nodes: dict[str, bool] = dict(meta.get("percent_nodes", {}))
         required = [f for cls, params in detectors.values() for f in cls.requires(params)]
         self.features = Features(required, self._stale_ns, under("features.", resume))
         self.detectors = {
-            name: cls(params, under(f"detectors.{name}.", resume)) for name, (cls, params) in detectors.items()
+            name: cls(params, under(f"detectors.{name}.", _known(name, cls, meta, resume)))
+            for name, (cls, params) in detectors.items()
         }
-        alerts = meta.get("firing", {})
-        self.lifecycles = {
-            name: Lifecycle(detector, under(f"alerts.{name}.", resume), [from_json(a) for a in alerts.get(name, [])])
-            for name, detector in self.detectors.items()
-        }
+        self.lifecycles = {name: self._lifecycle(name, meta, resume) for name in detectors}
         self.grouping = Grouping(settings.alerting, meta.get("groups"))
         self._judged = False
         self.entries: list[Entry] = []
@@ -101,6 +104,12 @@ class Worker:
         self._claimed: set[str] = set()
         self._admitted: dict[int, bool] = {}
         self._reopen()
+
+    def _lifecycle(self, name: str, meta: dict[str, Any], resume: Snapshot | None) -> Lifecycle:
+        detector = self.detectors[name]
+        saved = under(f"alerts.{name}.", _known(name, type(detector), meta, resume))
+        firing = meta.get("firing", {}).get(name, []) if saved is not None else []
+        return Lifecycle(detector, saved, [from_json(alert) for alert in firing])
 
     def _reopen(self) -> None:
         """Work out what follows from labels and configuration, for every entity."""
@@ -347,6 +356,10 @@ class Worker:
         """Return all alerts that fire, by id."""
         return {k: a for cycle in self.lifecycles.values() for k, a in cycle.firing(now_ns).items()}
 
+    def label_set_count(self) -> int:
+        """Return how many label sets are remembered."""
+        return len(self._label_sets)
+
     def was_judged(self) -> bool:
         """Tell whether this worker has closed a tick itself: only then are there figures to show."""
         return self._judged
@@ -361,6 +374,8 @@ class Worker:
             "version": STATE_VERSION,
             "watermarks": self.watermarks.snapshot(),
             "next_tick": self._next_tick,
+            "tick_ns": self._tick_ns,
+            "state_versions": {name: d.state_version for name, d in self.detectors.items()},
             "percent_nodes": dict(sorted(self._percent_nodes.items())),
             "firing": {n: cycle.firing_snapshot() for n, cycle in self.lifecycles.items()},
             "groups": self.grouping.snapshot(),
@@ -377,6 +392,24 @@ class Worker:
         for prefix, arrays in parts:
             saved |= {prefix + name: array for name, array in arrays.items()}
         return saved
+
+
+def _meta(resume: Snapshot | None) -> dict[str, Any]:
+    """Return what a snapshot says of itself; one of another layout is refused, since guessing would be worse."""
+    if resume is None:
+        return {}
+    meta: dict[str, Any] = json.loads(resume["meta"].tobytes())
+    if meta["version"] != STATE_VERSION:
+        raise CorruptState(f"state of version {meta['version']}; this program reads version {STATE_VERSION}")
+    return meta
+
+
+def _known(name: str, cls: type[Detector], meta: dict[str, Any], resume: Snapshot | None) -> Snapshot | None:
+    """Return the snapshot if it holds this detector's state in the meaning of today; else the detector starts cold."""
+    if resume is None or meta["state_versions"].get(name) == cls.state_version:
+        return resume
+    log.warning("detector starts without its state", detector=name, saved=meta["state_versions"].get(name))
+    return None
 
 
 class _Subjects(dict[int, Subject]):

@@ -120,6 +120,7 @@ def test_from_the_first_sample_to_slack_webhook_metrics_and_through_a_kill(confi
 
     page = service.fetch("/").decode()
     assert "Skinflint" in page
+    service.until(lambda: service.metrics()["skinflint_checkpoints_total"] >= 1, "a checkpoint")
     before = service.metrics()['skinflint_records_total{outcome="accepted"}']
     assert service.end(signal.SIGKILL) == -signal.SIGKILL
 

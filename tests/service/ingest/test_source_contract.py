@@ -49,7 +49,7 @@ def _simulated(folder: Path) -> Make:
     settings = SimulateSettings(nodes=2, speed=0, duration_s=1800)
 
     def make() -> Source:
-        return SimulateSource(settings, SystemClock())
+        return SimulateSource(settings, SystemClock(), start_ns=1_790_000_000 * 10**9)
 
     return make
 

@@ -9,6 +9,7 @@ import pytest
 
 from detectors.batch import EventBatch
 from detectors.labels import LabelSets
+from service.errors import CorruptState
 from service.ingest.contract import TopicPartition
 from service.pipeline.worker import state_hash
 from service.settings import FleetSettings, IngestSettings
@@ -205,3 +206,37 @@ def test_ticks_wait_for_the_slowest_partition_but_not_for_an_idle_one():
     assert tested.advance(frozenset(), lambda _: None) == 0
     assert tested.advance(frozenset({behind}), lambda _: None) > 0
     assert tested.as_of_ns() <= START_NS + 300 * 10**9 - 30 * 10**9 + TICK_NS
+
+
+def test_a_resumed_worker_remembers_only_label_sets_that_rows_wait_under():
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+    for i in range(50):
+        tested.ingest(one(label_sets, [i * 15], gpu(pod=f"p-{i}"), sm_active_ratio=0.5))
+    tested.advance(frozenset(), lambda _: None)
+    resumed = worker(configuration(), LabelSets(), tested.snapshot())
+    assert tested.label_set_count() == 50
+    assert 0 < resumed.label_set_count() < 6
+    assert state_hash(resumed.snapshot()) == state_hash(tested.snapshot())
+
+
+def test_state_of_another_layout_is_refused():
+    saved = dict(worker(configuration(), LabelSets()).snapshot())
+    text = saved["meta"].tobytes().replace(b'"version":1', b'"version":9')
+    with pytest.raises(CorruptState, match="version 9"):
+        worker(configuration(), LabelSets(), saved | {"meta": np.frombuffer(text, np.uint8)})
+
+
+def test_a_detector_whose_state_means_something_else_starts_cold(rows, settings):
+    tested, _ = run(settings, rows, in_order(rows, []))
+    saved = dict(tested.snapshot())
+    text = saved["meta"].tobytes().replace(b'"state_versions":{"idle_waste":1}', b'"state_versions":{"idle_waste":0}')
+    cold = worker(settings, LabelSets(), saved | {"meta": np.frombuffer(text, np.uint8)})
+    assert len(cold.entities) == len(tested.entities)
+    assert cold.snapshot()["detectors.idle_waste.usd_in_state"].sum() == 0
+
+
+def test_a_shorter_tick_goes_on_from_the_same_instant(rows):
+    tested, _ = run(configuration(), rows, in_order(rows, []))
+    shorter = worker(configuration(fleet=FleetSettings(tick_s=5)), LabelSets(), tested.snapshot())
+    assert shorter.as_of_ns() == tested.as_of_ns()
