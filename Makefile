@@ -42,6 +42,7 @@ kafka: install
 config: install
 	$(BIN)/skinflint config-document > config.yaml
 	$(BIN)/skinflint config-document --markdown > docs/configuration.md
+	$(BIN)/python -c "from service.ingest.fields import FieldTable as F; from service.ingest.native_schema import native_schema_text as t; print(t(F.load()), end='')" > docs/native.schema.json
 
 # Universal, with hashes; the resolver's own settings decide where packages come from, so no host stands in the file.
 lock: install

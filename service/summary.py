@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.view import STATES, WASTE_STATES, FleetView
+from detectors.idle_waste import STATES
+from service.view import WASTE_STATES, FleetView
 
 OTHER = "_other"
 NOBODY = "_nobody"

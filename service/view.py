@@ -9,23 +9,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.idle_waste import SIGNALS, STATES
 from detectors.labels import LabelSet
 from service.alerting.contract import Alert, AlertStatus
 from service.clock import Clock
 from service.ingest.contract import REASONS
 
-STATES: tuple[str, ...] = (
-    "unallocated",
-    "truly_idle",
-    "idle_held",
-    "low_efficiency",
-    "hung_collective",
-    "keep_alive",
-    "active",
-    "unknown",
-)
 WASTE_STATES: tuple[str, ...] = STATES[:6]
-SIGNALS: tuple[str, ...] = ("sm", "gr", "util", "none")
 
 # Each record, sample and notification is counted under exactly one outcome: closed sets, since they are metric labels.
 RECORD_OUTCOMES: tuple[str, ...] = ("accepted", "rejected", "tombstone", "no_gpu")

@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from detectors.idle_waste import STATES
 from service.alerting.contract import Alert, AlertStatus
 from service.clock import Clock
 from service.http import documents
 from service.http.query import Query, pack_cursor
 from service.summary import worst_first
-from service.view import STATES, WASTE_STATES, FleetView, Publisher
+from service.view import WASTE_STATES, FleetView, Publisher
 
 WASTED = "wasted"
 _OWNERS_DEFAULT = 10

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from detectors.idle_waste import SIGNALS, STATES
 from service.alerting.contract import Alert, AlertStatus
 from service.summary import OwnerWaste, by_state, top_owners
-from service.view import SIGNALS, STATES, WASTE_STATES, FleetView, Publisher, ServiceStatus
+from service.view import WASTE_STATES, FleetView, Publisher, ServiceStatus
 
 # A live source may bring samples this much late without anyone being at fault: period, lateness bound and one tick.
 _BEHIND_AFTER_S = 300

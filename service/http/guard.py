@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problem import problem_response
+from service.loopback import is_loopback
 
 METHODS = ("GET", "HEAD")
 
@@ -24,16 +24,6 @@ SECURITY_HEADERS: dict[str, str] = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether `host` (no port, no brackets) can only mean this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Guard:

@@ -19,9 +19,10 @@ from starlette.routing import Route
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem
 from service.http.api import Api, Endpoint
-from service.http.guard import Guard, is_loopback
+from service.http.guard import Guard
 from service.http.limits import Limits, protocol_with
 from service.http.problem import Problem, problem_response
+from service.loopback import is_loopback
 from service.settings import HttpSettings
 from service.view import Publisher
 

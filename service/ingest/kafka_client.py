@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from kafka.net.compat import KafkaNetClient
 
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem, Unavailable
+from service.loopback import is_loopback
 from service.settings import KafkaSasl, KafkaSettings, KafkaTls
 
 Client = TypeVar("Client")
@@ -107,7 +107,7 @@ def _address_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]
         host, colon, port = server.rpartition(":")
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65_536):
             problems.append(ConfigProblem(f"{path}.bootstrap_servers", f"{server!r}: expected host:port"))
-        elif not _is_loopback(host.strip("[]")):
+        elif not is_loopback(host.strip("[]")):
             far.append(server)
     encrypted = settings.security.endswith("SSL")
     if far and not encrypted and not settings.allow_plaintext_beyond_loopback:
@@ -119,15 +119,6 @@ def _address_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]
             )
         )
     return problems
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _name_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]:

@@ -13,21 +13,14 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from detectors.idle_waste import STATES
 from service.alerting.contract import AlertStatus
 from service.clock import Clock
 from service.ingest.contract import REASONS
 from service.metrics.families import count, gauge, label_text, maybe, one, per_state, zeros
 from service.settings import HttpSettings
 from service.summary import NOBODY, by_state, top_owners, worst_first
-from service.view import (
-    NOTIFICATION_OUTCOMES,
-    RECORD_OUTCOMES,
-    SAMPLE_OUTCOMES,
-    STATES,
-    FleetView,
-    Publisher,
-    ServiceStatus,
-)
+from service.view import NOTIFICATION_OUTCOMES, RECORD_OUTCOMES, SAMPLE_OUTCOMES, FleetView, Publisher, ServiceStatus
 
 _NS = 1e-9
 

@@ -8,17 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from detectors.idle_waste import SIGNALS, STATES
 from detectors.labels import LabelSet
 from service.alerting.contract import Alert, AlertStatus
-from service.view import (
-    SIGNALS,
-    STATES,
-    WASTE_STATES,
-    FleetView,
-    PartitionStatus,
-    Publisher,
-    ServiceStatus,
-)
+from service.view import WASTE_STATES, FleetView, PartitionStatus, Publisher, ServiceStatus
 from tests.fakes.clock import ManualClock
 
 AS_OF_NS = 1_795_500_000_000_000_000  # 2026-11-24T06:00:00Z

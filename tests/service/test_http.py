@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from detectors.idle_waste import STATES
 from detectors.labels import LabelSet
 from service.alerting.contract import AlertStatus
 from service.errors import ConfigError
@@ -25,7 +26,7 @@ from service.http.limits import Limits
 from service.metrics import register
 from service.settings import HttpSettings
 from service.summary import by_state
-from service.view import STATES, WASTE_STATES, FleetView, Publisher
+from service.view import WASTE_STATES, FleetView, Publisher
 from tests.fakes.clock import ManualClock
 from tests.fakes.view import (
     AS_OF_NS,

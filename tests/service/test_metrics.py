@@ -13,12 +13,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from detectors.idle_waste import STATES
 from detectors.labels import LabelSet
 from service.ingest.contract import REASONS
 from service.metrics import LoopTimings, label_text, register
 from service.settings import HttpSettings
 from service.summary import OTHER
-from service.view import NOTIFICATION_OUTCOMES, RECORD_OUTCOMES, STATES, Publisher, ServiceStatus
+from service.view import NOTIFICATION_OUTCOMES, RECORD_OUTCOMES, Publisher, ServiceStatus
 from tests.fakes.view import AS_OF_NS, fleet_view, publisher_of, service_status, still_clock
 
 HOSTILE = (

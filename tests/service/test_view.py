@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from detectors import idle_waste
+from detectors.idle_waste import SIGNALS, STATES
 from service.summary import OTHER, by_state, top_owners, worst_first
-from service.view import SIGNALS, STATES, FleetView, Publisher, ServiceStatus
+from service.view import FleetView, Publisher, ServiceStatus
 from tests.fakes.view import fleet_view, service_status, still_clock
 
 

@@ -94,16 +94,17 @@ class _Agent:
 
     def messages(self, step: int) -> list[Message]:
         """Return what reaches the log during `step`."""
-        arriving, self._held = self._held, []
+        arriving: list[Message] = []
+        late, self._held = self._held, []
         for served in self._shard.node_rows(step):
             messages = self._encoder(self._scrape(served))
             if served.trouble == "duplicated":
-                messages = messages * 2
+                messages *= 2
             if served.trouble == "reordered" and self._shard.delay_steps > 0:
-                self._held.extend(messages[1::2] if step % 2 else messages[::2])
-                messages = messages[::2] if step % 2 else messages[1::2]
+                self._held.extend(messages[step % 2 :: 2])
+                messages = messages[1 - step % 2 :: 2]
             arriving.extend(messages)
-        return arriving
+        return arriving + late
 
     def _scrape(self, served: NodeRows) -> Scrape:
         now = {row.labels.entity_key(): row for row in served.rows}

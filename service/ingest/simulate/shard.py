@@ -84,7 +84,8 @@ class Shard:
     def lines(self, step: int) -> list[Line]:
         """Return the records that reach the log during `step`, late ones of the steps before first."""
         found: list[Line] = []
-        for delay in range(self.delay_steps, -1, -1):
+        # Late ones come last: what is newer has then gone before them, which is what makes them out of order.
+        for delay in range(self.delay_steps + 1):
             by_delay = self._lines.get(step - delay)
             if by_delay is None:
                 by_delay = self._lines[step - delay] = self._draw_lines(step - delay)

@@ -97,5 +97,5 @@ def test_rows_are_read_from_files_and_a_bad_line_is_named(tmp_path: Path) -> Non
     path.write_text(row("active", 1, 2, "xid").line() + '{"entity_key":"b","state":"active","start_ns":0,"end_ns":9}\n')
     assert list(read_intervals(path)) == [row("active", 1, 2, "xid"), TruthRow("b", "active", 0, 9, "")]
     path.write_text('{"entity_key":"b"}\n')
-    with pytest.raises(ValueError, match="truth.ndjson:1: expected entity_key"):
+    with pytest.raises(ValueError, match=r"truth\.ndjson:1: expected entity_key"):
         list(read_intervals(path))
