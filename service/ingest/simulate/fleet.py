@@ -168,9 +168,14 @@ def _node(fleet: Fleet, site: Site, index: int) -> Node:
         instance=site.instance,
         capacity_type="spot" if rng.random() < (0.6 if site.role == "batch" else 0.08) else "on-demand",
         generation=2 if rng.random() < 0.4 else 1,
-        exports_sm=fleet.scenario == "clean" or index < RING_NODES - 1 or rng.random() < 0.75,
+        exports_sm=fleet.scenario == "clean" or _exports_sm(index, rng),
         scrape_lag_ms=rng.randrange(900),
     )
+
+
+def _exports_sm(index: int, rng: random.Random) -> bool:
+    # However small the fleet is, some rings are seen with every column and one node without SM activity.
+    return index < RING_NODES - 1 or (index != MIG_NODE + 1 and rng.random() < 0.75)
 
 
 def _fill(fleet: Fleet, role: str, block: list[Node], rng: random.Random) -> None:

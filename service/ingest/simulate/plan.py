@@ -56,7 +56,7 @@ class Plan:
     def __init__(self, seed: int, scenario: str) -> None:
         self._seed = seed
         self._healthy_only = scenario == "broken_telemetry"
-        self._day = lru_cache(maxsize=1 << 16)(self._draw_day)
+        self._day = lru_cache(maxsize=1 << 12)(self._draw_day)
 
     def at(self, slot: Slot, time_ns: int) -> Segment:
         """Return the segment of `slot` that holds `time_ns`."""

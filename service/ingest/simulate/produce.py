@@ -23,6 +23,7 @@ from service.ingest.simulate.source import SimulateSource
 from service.settings import KafkaSettings
 
 PRODUCE_FORMATS: Final = (*ENCODERS, *VARIANTS)
+MAX_BLOCK_MS: Final = 5_000  # a topic that does not exist, or brokers that take nothing, are told after so long
 
 
 class Emission(NamedTuple):
@@ -118,7 +119,7 @@ class KafkaSink:
     """A topic. Every message is acknowledged by all replicas in sync before `close` returns."""
 
     def __init__(self, settings: KafkaSettings, topic: str) -> None:
-        own = {"acks": "all", "linger_ms": 50, "compression_type": "lz4", "retries": 10}
+        own = {"acks": "all", "linger_ms": 50, "compression_type": "lz4", "retries": 10, "max_block_ms": MAX_BLOCK_MS}
         self._topic = topic
         try:
             self._producer = built(KafkaProducer, client_arguments(settings) | own)
