@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -27,13 +27,16 @@ DEADLINE_S = 60
 
 
 class Running:
-    """One run of `skinflint run` as a child process."""
+    """One run of `skinflint run` as a child process; the fixture ends what a failing test leaves."""
+
+    alive: ClassVar[list[subprocess.Popen[bytes]]] = []
 
     def __init__(self, config: Path) -> None:
         self.log = config.with_suffix(f".{time.monotonic_ns()}.log")
         command = [sys.executable, "-m", "service", "run", "--config", str(config)]
         with self.log.open("w") as log, self.log.with_suffix(".out").open("w") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=log, cwd=ROOT)
+        self.alive.append(self.process)
         self.address = str(self.wait_for("page, API and metrics are served")["address"])
 
     def events(self) -> list[dict[str, Any]]:
@@ -95,6 +98,10 @@ def configured(tmp_path):
         file = tmp_path / "config.yaml"
         file.write_text(yaml.safe_dump(settings))
         yield file, slack, hook
+        for process in Running.alive:
+            process.kill()
+            process.wait()
+        Running.alive.clear()
 
 
 @pytest.mark.timeout(200)

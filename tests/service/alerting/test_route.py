@@ -28,9 +28,7 @@ ROUTES = [
         ("", "hung_collective", ("oncall", "finops")),
     ],
 )
-def test_the_first_route_that_matches_is_taken(
-    owner: str, kind: str, receivers: tuple[str, ...]
-) -> None:
+def test_the_first_route_that_matches_is_taken(owner: str, kind: str, receivers: tuple[str, ...]) -> None:
     assert receivers == receivers_for(notification(owner=owner, kind=kind), ROUTES)
 
 
@@ -42,9 +40,7 @@ def test_by_default_everything_goes_to_the_console() -> None:
 
 def test_unknown_receivers_are_all_named_with_their_places() -> None:
     problems = check_routes(ROUTES, {"vision", "finops"})
-    assert ["alerting.routes.1.receivers.0", "alerting.routes.1.receivers.2"] == [
-        problem.path for problem in problems
-    ]
+    assert ["alerting.routes.1.receivers.0", "alerting.routes.1.receivers.2"] == [problem.path for problem in problems]
     expected = "unknown receiver 'oncall'; alerting.receivers defines: finops, vision"
     assert {expected} == {problem.message for problem in problems}
     assert "defines: none" in check_routes(ROUTES, ())[0].message
