@@ -235,7 +235,9 @@ def _ingest(status: ServiceStatus) -> Iterator[Metric]:
 
 def _alerting(view: FleetView, status: ServiceStatus) -> Iterator[Metric]:
     counts = {alert.value: view.alert_counts.get(alert, 0) for alert in AlertStatus}
-    yield gauge("alerts", "Alerts in each state; resolved ones for a while after.", counts, "state")
+    yield gauge(
+        "alerts", "Alerts pending and firing now, and those resolved since the process started.", counts, "state"
+    )
     notifications = CounterMetricFamily(
         "skinflint_notifications_total",
         "Attempts to send, by receiver. rejected and expired mean that a message was lost: check the receiver.",

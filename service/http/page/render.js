@@ -50,7 +50,7 @@ export function tiles({ as_of: asOf, fleet, states, alerts }) {
   put(find("of-gpus"), `of ${words.count(fleet.gpus)}`);
   put(find("wasted-gpus-note"), `${words.count(active)} do real work, ${words.count(unknown)} unknown.`);
   put(find("firing"), words.count(alerts.firing));
-  put(find("firing-note"), `${words.count(alerts.pending)} pending, ${words.count(alerts.resolved)} lately resolved.`);
+  put(find("firing-note"), `${words.count(alerts.pending)} pending, ${words.count(alerts.resolved)} resolved.`);
 }
 
 export function states(rows, gpus, pick) {
@@ -105,7 +105,9 @@ export function owners(rows, rest, pick) {
   });
 }
 
-const place = (labels, key) => (labels.node ? `${words.clean(labels.node)} GPU ${words.clean(labels.gpu) || "?"}` : words.clean(key));
+const device = (labels) => (labels.gpu || labels.mig_id ? ["GPU", labels.gpu, labels.mig_id && `MIG ${labels.mig_id}`].filter(Boolean).map(words.clean).join(" ") : "");
+const machine = (labels, key) => (labels.node ? words.node(labels.node) : words.clean(key));
+const place = (labels, key) => `${machine(labels, key)} ${device(labels)}`.trim();
 
 export function alerts({ alerts: items, total }) {
   put(find("alerts-empty"), !items.length ? "Nothing is firing." : total > items.length ? `${words.count(total - items.length)} more are firing; see /api/v1/alerts.` : "");
@@ -125,11 +127,12 @@ export function alerts({ alerts: items, total }) {
 }
 
 function gpuRow() {
-  const two = (label, first, second, kind = "") => make("td", { role: "cell", class: kind, "data-label": label }, make("b", { "data-part": first }), make("small", { "data-part": second }));
+  const where = make("td", { role: "cell" }, make("b", { class: "where" }, make("span", { "data-part": "machine" }), make("span", { "data-part": "device" })), make("small", { "data-part": "model" }));
+  const held = make("td", { role: "cell" }, make("b", { "data-part": "owner" }), make("small", { "data-part": "pod" }));
   const one = (label, name) => make("td", { role: "cell", class: "n", "data-label": label, "data-part": name });
   const state = make("td", { role: "cell" }, tag(), make("small", { "data-part": "since" }));
   const activity = make("td", { role: "cell", "data-label": "Activity" }, make("span", { "data-part": "activity" }), make("span", { class: "meter work" }, make("i", { "data-part": "bar" })));
-  return make("tr", { role: "row" }, two("GPU", "gpu", "model"), state, two("Held by", "owner", "pod"), activity, one("Power", "power"), one("Memory", "memory"), one("Waste per hour", "rate"), one("Wasted so far", "total"));
+  return make("tr", { role: "row" }, where, state, held, activity, one("Power", "power"), one("Memory", "memory"), one("Waste per hour", "rate"), one("Wasted so far", "total"));
 }
 
 export function gpus({ gpus: rows, total, as_of: asOf, next_cursor: next }, filtered) {
@@ -138,9 +141,10 @@ export function gpus({ gpus: rows, total, as_of: asOf, next_cursor: next }, filt
   put(find("gpus-note"), total ? `${words.plural(total, "GPU", "GPUs")}, the worst ${words.count(rows.length)} shown.` : none);
   find("more").hidden = !next || rows.length >= 500;
   patch(find("gpus"), rows, gpuRow, (node, row) => {
-    put(part(node, "gpu"), place(row, row.key));
+    put(part(node, "machine"), machine(row, row.key));
+    put(part(node, "device"), device(row));
     put(part(node, "model"), words.clean(row.model) + (row.mig_profile ? ` ${words.clean(row.mig_profile)}` : ""));
-    node.firstElementChild.title = words.clean(row.key);
+    node.firstElementChild.title = words.clean([row.node, row.key].filter(Boolean).join("\u2003"));
     fillTag(node, row.state);
     put(part(node, "since"), `for ${words.between(row.state_since, asOf)}`);
     put(part(node, "owner"), words.owner(row.owner));

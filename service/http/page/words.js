@@ -29,6 +29,8 @@ export const sentence = (code) => {
   const text = clean(code).replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 };
+// Machines are known by the first part of their name; an address has no such part.
+export const node = (name) => (/^[\d.]+$/.test(name) ? name : clean(name).split(".")[0]);
 export const stateName = (state) => STATES[state]?.[0] ?? sentence(state);
 
 export function gibibytes(used, total) {
