@@ -187,7 +187,6 @@ class ServiceStatus:
     outbox_rows: int = 0
     entities: int = 0
     entities_max: int = 0
-    breaker_open: bool = False
     data_gap_records: int = 0  # offsets that the log had lost before they were read
     checkpoints: int = 0
     checkpoint_at_ns: int | None = None  # wall time of the last one

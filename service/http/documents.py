@@ -100,7 +100,6 @@ def service(status: ServiceStatus, now_ns: int) -> Document:
         "lag_records": sum(lags) if lags else None,
         "records": dict(status.records),
         "dead_letters": sum(status.dead_letters.values()),
-        "breaker_open": status.breaker_open,
         "entities": status.entities,
         "entities_max": status.entities_max,
         "outbox_rows": status.outbox_rows,

@@ -101,6 +101,10 @@ class Source(Protocol):
         """Tell whether everything that the log held when last asked was handed over."""
         ...
 
+    def behind(self, partition: TopicPartition) -> int | None:
+        """Return how many offsets the log holds beyond what was handed over; None where nobody can tell."""
+        ...
+
     def gaps(self) -> Sequence[Gap]:
         """Return the stretches found missing from the logs since the last call; files have none."""
         ...

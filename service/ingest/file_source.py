@@ -65,6 +65,10 @@ class FileSource:
     def ended(self, partition: TopicPartition) -> bool:
         return partition in self._sought and self._logs[partition].ended
 
+    def behind(self, partition: TopicPartition) -> int | None:
+        """Return 0 at the end; what lies before it was not counted."""
+        return 0 if self.ended(partition) else None
+
     def gaps(self) -> Sequence[Gap]:
         """Return nothing: what cannot be read here is reported as corrupt."""
         return ()

@@ -92,6 +92,11 @@ class KafkaSource:
         end = self._ends.get(partition)
         return end is not None and self._handed.get(partition, -1) >= end
 
+    def behind(self, partition: TopicPartition) -> int | None:
+        """Return the lag against the end that a broker gave in the last seconds."""
+        end, handed = self._ends.get(partition), self._handed.get(partition, -1)
+        return None if end is None or handed < 0 else max(end - handed, 0)
+
     def gaps(self) -> list[Gap]:
         """Return the gaps found since the last call."""
         found, self._gaps = self._gaps, []

@@ -97,11 +97,6 @@ class FleetCollector(Collector):
 
     def _health(self, view: FleetView, status: ServiceStatus) -> Iterator[Metric]:
         yield one("ready", "1 when /readyz says yes. 0 for long: /readyz names the reasons.", status.ready)
-        yield one(
-            "breaker_open",
-            "1 when too many records were rejected and reading stopped. Look at the dead letters, mend the producer.",
-            status.breaker_open,
-        )
         yield maybe(
             "view_timestamp_seconds",
             "Event time of the newest published tick. It moves with every tick.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from service.alerting.deliver import Deliverer
 from service.clock import Clock
-from service.ingest.contract import TopicPartition
 from service.metrics import LoopTimings
 from service.pipeline.loop import Loop
 from service.pipeline.present import Presenter
@@ -95,7 +94,6 @@ class Reporter:
             outbox_rows=sum(delivery.waiting.values()),
             entities=len(worker.entities),
             entities_max=self._settings.fleet.entities_max,
-            breaker_open=False,
             data_gap_records=outcomes["data_gap_records"],
             checkpoints=loop.checkpoints,
             checkpoint_at_ns=loop.checkpoint_at_ns,
@@ -118,14 +116,9 @@ class Reporter:
                     partition.topic,
                     partition.partition,
                     next_offset=watermarks.next_offset(partition) or 0,
-                    lag_records=_lag(loop, partition),
+                    lag_records=loop.source.behind(partition),
                     watermark_ns=watermark_ns if watermark_ns >= 0 else None,
                     paused=partition in paused,
                 )
             )
         return tuple(rows)
-
-
-def _lag(loop: Loop, partition: TopicPartition) -> int | None:
-    """Return how many records wait in the log; only a source that knows its log's end can tell."""
-    return 0 if loop.source.ended(partition) else None

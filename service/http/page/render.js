@@ -164,7 +164,6 @@ export function service(facts) {
   if (facts.source) parts.push(`source ${facts.source}`);
   if (facts.lag_records != null) parts.push(`${words.plural(facts.lag_records, "record", "records")} behind`);
   if (facts.dead_letters) parts.push(`${words.plural(facts.dead_letters, "record", "records")} rejected`);
-  if (facts.breaker_open) parts.push("reading stopped: too many bad records");
   if (facts.outbox_rows) parts.push(`${words.plural(facts.outbox_rows, "message", "messages")} waiting to be sent`);
   put(find("service"), `${parts.join(" · ")}.`);
 }

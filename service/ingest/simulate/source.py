@@ -99,6 +99,10 @@ class SimulateSource:
         limit = self._end_step if not self.live else self._due_step()
         return self._position.get(partition, 0) >= limit * self._stride
 
+    def behind(self, partition: TopicPartition) -> int | None:
+        """Return 0 at the end; what lies before it was not counted."""
+        return 0 if self.ended(partition) else None
+
     def gaps(self) -> Sequence[Gap]:
         """Return nothing: what cannot be read here is reported as corrupt."""
         return ()
