@@ -36,6 +36,7 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+STOP_MAX_S = 9.5
 EXIT_ERROR, EXIT_CONFIG, EXIT_FLOOD, EXIT_CORRUPT = 1, 2, 3, 4
 
 ConfigFile = Annotated[
@@ -64,6 +65,10 @@ def run(config_file: ConfigFile = None) -> None:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
+        # Whatever hangs on the way out, the checkpoint is the truth: nothing is lost by leaving.
+        last_resort = threading.Timer(STOP_MAX_S, os._exit, (EXIT_ERROR,))
+        last_resort.daemon = True
+        last_resort.start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)

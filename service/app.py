@@ -192,16 +192,16 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         cleanup.callback(watchdog.stop)
         log.info("started", source=settings.source.kind, resumed=resume is not None, address=address)
         loop.run()
-        _serve_until_stopped(loop, watchdog, stop)
+        _serve_until_stopped(loop, reporter, stop)
 
 
-def _serve_until_stopped(loop: Loop, watchdog: Watchdog, stop: threading.Event) -> None:
+def _serve_until_stopped(loop: Loop, reporter: Reporter, stop: threading.Event) -> None:
     """After a finite input: the result stays to be looked at until somebody ends the process."""
     if not loop.finished:
         return
     log.info("the input has ended; the page stays up until the process is stopped")
-    watchdog.stop()
-    stop.wait()
+    while not stop.wait(1):
+        reporter.on_round(loop)
 
 
 def _dead_letters(
@@ -210,7 +210,11 @@ def _dead_letters(
     chosen = settings.ingest.dead_letter
     if chosen.kind == "kafka":
         return DeadLetterTopic(settings.source.kafka, chosen, clock)
-    position = int(resume.extras["dead_letter_position"]) if resume is not None else 0
+    position: int | None = 0
+    if resume is not None:
+        # Letters of an earlier time with a file stay, when letters went to a topic meanwhile.
+        same = resume.extras["dead_letter_kind"] == "file"
+        position = int(resume.extras["dead_letter_position"]) if same else None
     return DeadLetterFile(directory.dead_letters, chosen, position)
 
 

@@ -78,7 +78,7 @@ class FileCheckpointStore:
 
     def __init__(self, directory: StateDirectory) -> None:
         self._folder = directory.path
-        self._database = sqlite3.connect(directory.database, isolation_level=None, timeout=30)
+        self._database = sqlite3.connect(directory.database, isolation_level=None, timeout=3)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(
@@ -107,19 +107,19 @@ class FileCheckpointStore:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write file, then manifest, then drop what is older than the last two."""
-        sequence = next((known + 1 for known, _ in self._manifest()), 1)
-        file = f"snapshot-{sequence:012d}.skf"
         try:
+            sequence = next((known + 1 for known, _ in self._manifest()), 1)
+            file = f"snapshot-{sequence:012d}.skf"
             write_durably(self._folder / file, encode(checkpoint.arrays, checkpoint.extras))
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("INSERT INTO checkpoints VALUES (?, ?)", (sequence, file))
             self._database.execute("DELETE FROM checkpoints WHERE sequence <= ?", (sequence - KEPT,))
             self._database.execute("COMMIT")
+            self._sweep()
         except (OSError, sqlite3.OperationalError) as error:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise Unavailable(f"checkpoint in {self._folder}: {error}") from error
-        self._sweep()
 
     def _sweep(self) -> None:
         """Remove snapshot files that the manifest does not name; a crash may have left some."""

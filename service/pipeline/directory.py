@@ -13,6 +13,7 @@ from service.pipeline.gpu_models import gpu_model
 from service.pipeline.prices import PriceBook
 
 UNALLOCATED_OWNER = "unallocated"
+KNOWN_MAX = 100_000  # entries remembered; jobs and namespaces come and go for months
 
 
 class Entry(NamedTuple):
@@ -40,6 +41,8 @@ class Directory:
         key = labels._replace(pod="", container="", job=job, uuid="", node="", gpu="", mig_id=part)
         known = self._known.get(key)
         if known is None:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
             known = self._known[key] = self._find(key)
         return known
 

@@ -66,16 +66,21 @@ class Idleness:
 
     after_s: float
     since_s: dict[TopicPartition, float] = field(default_factory=dict)
+    ended_s: dict[TopicPartition, float] = field(default_factory=dict)
 
     def update(self, source: Source, busy: set[TopicPartition], now_s: float) -> frozenset[TopicPartition]:
         """Return the partitions that hold nothing back; those of a finite input as soon as they ended."""
         idle = set()
         for partition in source.assigned():
-            if partition in busy or not source.ended(partition):
-                self.since_s.pop(partition, None)
-                continue
-            since_s = self.since_s.setdefault(partition, now_s)
-            if not source.live or now_s - since_s >= self.after_s:
+            ended = source.ended(partition)
+            if ended:
+                self.ended_s[partition] = now_s
+            if partition in busy:
+                self.since_s[partition] = now_s
+            silent_s = now_s - self.since_s.setdefault(partition, now_s)
+            # Records that say nothing of GPUs keep a log from ending for long, and hold nothing back either.
+            lately = now_s - self.ended_s.get(partition, -self.after_s) < self.after_s
+            if (ended and not source.live) or (silent_s >= self.after_s and lately):
                 idle.add(partition)
         return frozenset(idle)
 
@@ -139,9 +144,7 @@ class Loop:
         batches = self._insist("source", lambda: self.source.poll(POLL_S, self.paused()))
         for gap in self.source.gaps():
             self.intake.note_gap(gap)
-        for batch in batches:
-            self._take(batch)
-        busy = {TopicPartition(batch.topic, batch.partition) for batch in batches}
+        busy = {TopicPartition(batch.topic, batch.partition) for batch in batches if self._take(batch)}
         self._idle = self._idleness.update(self.source, busy, self._clock.monotonic_s())
         closed = self.worker.advance(self._idle, self._on_tick, TICKS_PER_ROUND_MAX)
         self._changed |= bool(batches) or closed > 0
@@ -178,7 +181,9 @@ class Loop:
             return watermarks.all_but_slowest(self._idle)
         return watermarks.ahead(self._idle)
 
-    def _take(self, batch: RecordBatch) -> None:
+    def _take(self, batch: RecordBatch) -> bool:
+        """Take in a batch; return whether it had rows."""
+        rows = self.intake.outcomes["rows"]
         letters = self.intake.take(batch)
         if letters:
             self._insist("dead letters", lambda: self._dead_letters.write(letters))
@@ -186,6 +191,7 @@ class Loop:
         bad = sorted((place.get(letter.offset, 0), letter.reason) for letter in letters)
         partition = TopicPartition(batch.topic, batch.partition)
         self._breaker.observe(partition, len(batch.records), bad)
+        return self.intake.outcomes["rows"] > rows
 
     def _on_tick(self, outcome: TickOutcome) -> None:
         if outcome.fired or outcome.resolved:
@@ -210,6 +216,7 @@ class Loop:
             return
         position = self._insist("dead letters", self._dead_letters.flush)
         extras: Mapping[str, Any] = {
+            "dead_letter_kind": self._settings.ingest.dead_letter.kind,
             "dead_letter_position": position,
             "intake": self.intake.snapshot(),
             "breaker": self._breaker.snapshot(),
@@ -242,7 +249,8 @@ class Loop:
                 self._tell(f"{what}: {trouble}")
                 if self._stop.is_set():
                     raise _Abandoned from trouble
-                self._clock.wait(trouble.retry_after_s or backoff_s)
+                if self._stop.wait(min(trouble.retry_after_s or backoff_s, BACKOFF_LAST_S)):
+                    raise _Abandoned from trouble
                 backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
 
     def _tell(self, what: str) -> None:

@@ -65,20 +65,24 @@ def _sightings(
     return np.stack([e[starts], ls[starts], t[starts], t[ends]], axis=1).astype(np.int64)
 
 
-def scale_utilisation(rows: TickRows, node_of: NDArray[np.int64], percent_nodes: NDArray[np.bool_]) -> None:
+def scale_utilisation(
+    rows: TickRows, node_of: NDArray[np.int64], percent_nodes: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Move `util_unscaled` into `util_ratio`, as percent on nodes that ever sent more than 1; notes new such nodes.
 
     DCGM 4.5 and 4.6 gave the name GPU_UTIL_RATIO to integer percent, 4.7 to 0..1: the name alone cannot tell. Until a
     node has shown a value above 1, its 1 is read as fully busy, which can hide idleness but never invent it.
 
-    node_of int64[m] is the number of each entity's node; percent_nodes bool[nodes] is updated.
+    node_of int64[m] is the number of each entity's node; percent_nodes bool[nodes] is updated. Returns bool[nodes]: those
+    that sent more than 1 in these rows.
     """
     column = rows.values[:, INDEX["util_unscaled"]]
     seen = ~np.isnan(column)
-    if not seen.any():
-        return
     node = node_of[rows.entity]
-    percent_nodes[node[seen & (column > 1.0)]] = True
+    convicted = np.zeros(len(percent_nodes), np.bool_)
+    convicted[node[seen & (column > 1.0)]] = True
+    percent_nodes |= convicted
     scaled = np.where(percent_nodes[node], column / 100.0, column)
     ratio = rows.values[:, INDEX["util_ratio"]]
     rows.values[:, INDEX["util_ratio"]] = np.fmax(ratio, np.where(seen, scaled, np.nan))
+    return convicted

@@ -46,15 +46,19 @@ class Watermarks:
         self._jump_rows = settings.jump_rows
         self._ahead_ns = int(settings.ahead_max_s * 1e9)
         self._progress = {TopicPartition(*name): Progress(saved) for name, saved in resume or []}
+        # Those that count: a topic that is no longer read must not hold back the others.
+        self._assigned = set(self._progress)
 
     def assign(self, partitions: Collection[TopicPartition]) -> None:
-        """Hold ticks back for these partitions too, from now on."""
+        """Hold ticks back for these partitions, and for no others, from now on; none at all means not yet known."""
+        self._assigned = set(partitions) or self._assigned
         for partition in partitions:
             self._progress.setdefault(partition, Progress())
 
     def advance(self, partition: TopicPartition, time_ns: NDArray[np.int64], next_offset: int) -> NDArray[np.bool_]:
         """Move the partition along its rows; return bool[n], which of them are late."""
         progress = self._progress.setdefault(partition, Progress())
+        self._assigned.add(partition)
         late = np.empty(len(time_ns), np.bool_)
         watermark_advance(
             time_ns,
@@ -74,7 +78,7 @@ class Watermarks:
 
         Idle partitions hold nothing back; when all are idle, the furthest one counts.
         """
-        holding = [p.watermark_ns[0] for name, p in self._progress.items() if name not in idle]
+        holding = [self._progress[name].watermark_ns[0] for name in self._assigned.difference(idle)]
         if holding:
             slowest = min(holding)
             return int(slowest) - self._lateness_ns if slowest >= 0 else -1
@@ -83,7 +87,7 @@ class Watermarks:
 
     def ahead(self, idle: Collection[TopicPartition]) -> frozenset[TopicPartition]:
         """Return the partitions so far ahead of the slowest one that holds that they should wait for it."""
-        holding = [p.watermark_ns[0] for name, p in self._progress.items() if name not in idle]
+        holding = [self._progress[name].watermark_ns[0] for name in self._assigned.difference(idle)]
         slowest = min((wm for wm in holding if wm >= 0), default=None)
         if slowest is None:
             return frozenset()
@@ -92,7 +96,7 @@ class Watermarks:
 
     def all_but_slowest(self, idle: Collection[TopicPartition]) -> frozenset[TopicPartition]:
         """Return every partition except the slowest one that holds: what to pause when too many rows wait."""
-        holding = {name: int(p.watermark_ns[0]) for name, p in self._progress.items() if name not in idle}
+        holding = {name: int(self._progress[name].watermark_ns[0]) for name in self._assigned.difference(idle)}
         if not holding:
             return frozenset()
         slowest = min(holding, key=lambda name: (holding[name], name))

@@ -17,7 +17,7 @@ from detectors.columns import INDEX
 from detectors.contract import Detector, Fleet
 from detectors.entities import Entities, Sighting
 from detectors.features import ACTIVITY, Features
-from detectors.labels import LabelSets
+from detectors.labels import LabelSet, LabelSets
 from detectors.params import Params
 from detectors.state import Array, Snapshot, under
 from service.alerting.contract import Alert, Notification
@@ -35,6 +35,8 @@ from service.settings import Settings
 log = get_logger(__name__)
 
 STATE_VERSION = 1
+# An exporter that sent more than 1 within the hour sends percent; after an upgrade to ratios the mark must go.
+_PERCENT_REMEMBERED_NS = 3600 * 10**9
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
 
 
@@ -85,8 +87,10 @@ class Worker:
         self.entities = Entities(settings.fleet.entities_max, self._stale_ns, under("entities.", resume))
         self._next_tick: int | None = None
         if meta.get("next_tick") is not None:
-            self._next_tick = -(-meta["next_tick"] * meta["tick_ns"] // self._tick_ns)
-        self._percent_nodes: dict[str, bool] = dict(meta.get("percent_nodes", {}))
+            first = self.pending.first_tick()
+            same_instant = -(-meta["next_tick"] * meta["tick_ns"] // self._tick_ns)
+            self._next_tick = same_instant if first is None else min(same_instant, first)
+        self._percent_seen_ns: dict[str, int] = dict(meta.get("percent_seen_ns", {}))
         required = [f for cls, params in detectors.values() for f in cls.requires(params)]
         self.features = Features(required, self._stale_ns, under("features.", resume))
         self.detectors = {
@@ -154,7 +158,7 @@ class Worker:
         late = self.watermarks.advance(partition, batch.event_time_ns, batch.next_offset)
         if self._next_tick is not None:
             late |= batch.event_time_ns < self._next_tick * self._tick_ns
-        room = self._room(batch.label_set)
+        room = self._room(batch.label_set, ~late)
         refusals = [
             Refusal(row, "late", f"event time {int(batch.event_time_ns[row])} ns is behind the watermark")
             for row in np.flatnonzero(late).tolist()
@@ -168,10 +172,10 @@ class Worker:
             self.pending.add_batch(batch, accepted)
         return refusals
 
-    def _room(self, label_set: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Tell for each row whether its GPU is known, or may still become so."""
+    def _room(self, label_set: NDArray[np.int32], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Tell for each wanted row whether its GPU is known, or may still become so; the others claim no place."""
         admitted = self._admitted
-        for i in np.unique(label_set).tolist():
+        for i in np.unique(label_set[wanted]).tolist():
             if admitted.get(i):
                 continue
             key = self._label_sets[i].entity_key()
@@ -182,7 +186,7 @@ class Worker:
             admitted[i] = known
         if all(admitted.values()):
             return np.ones(len(label_set), np.bool_)
-        return np.array([admitted[i] for i in label_set.tolist()], np.bool_)
+        return np.array([admitted.get(i, False) for i in label_set.tolist()], np.bool_)
 
     def advance(
         self,
@@ -260,7 +264,7 @@ class Worker:
         fresh = [self._label_sets[i] for i in used.tolist()]
         admitted, refused = self.entities.admit(fresh)
         assert not refused, "room was checked when the rows were taken in"
-        self._claimed -= {self.entities.labels[e].entity_key() for e in admitted}
+        self._claimed -= {labels.entity_key() for labels in fresh}
         self._grow()
         for entity in admitted:
             self._introduce(entity)
@@ -300,12 +304,16 @@ class Worker:
     def _scale(self, rows: TickRows) -> None:
         if np.isnan(rows.values[:, INDEX["util_unscaled"]]).all():
             return
-        names = [f"{labels.cluster}/{labels.node}" for labels in self.entities.labels]
+        newest_ns = int(rows.time_ns.max())
+        names = [_exporter(labels) for labels in self.entities.labels]
         numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
         node_of = np.array([numbers[name] for name in names], np.int64)
-        percent = np.array([self._percent_nodes.get(name, False) for name in numbers], np.bool_)
-        scale_utilisation(rows, node_of, percent)
-        self._percent_nodes |= {name: True for name, i in numbers.items() if percent[i]}
+        forget_ns = newest_ns - _PERCENT_REMEMBERED_NS
+        known = [self._percent_seen_ns.get(name, -1) >= forget_ns for name in numbers]
+        percent = np.array(known, np.bool_)
+        seen = scale_utilisation(rows, node_of, percent)
+        self._percent_seen_ns = {name: ns for name, ns in self._percent_seen_ns.items() if ns >= forget_ns}
+        self._percent_seen_ns |= {name: newest_ns for name, i in numbers.items() if seen[i]}
 
     def _attribute(self, rows: TickRows, end_ns: int) -> None:
         """Release holders whose labels are gone for too long, or at once where the GPU is visibly empty.
@@ -376,7 +384,7 @@ class Worker:
             "next_tick": self._next_tick,
             "tick_ns": self._tick_ns,
             "state_versions": {name: d.state_version for name, d in self.detectors.items()},
-            "percent_nodes": dict(sorted(self._percent_nodes.items())),
+            "percent_seen_ns": dict(sorted(self._percent_seen_ns.items())),
             "firing": {n: cycle.firing_snapshot() for n, cycle in self.lifecycles.items()},
             "groups": self.grouping.snapshot(),
         }
@@ -392,6 +400,11 @@ class Worker:
         for prefix, arrays in parts:
             saved |= {prefix + name: array for name, array in arrays.items()}
         return saved
+
+
+def _exporter(labels: LabelSet) -> str:
+    """Name what decides the scale of a GPU's values: its node's exporter, or itself where the node is not known."""
+    return f"{labels.cluster}/{labels.node}" if labels.node else labels.entity_key()
 
 
 def _meta(resume: Snapshot | None) -> dict[str, Any]:

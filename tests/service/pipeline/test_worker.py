@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -240,3 +241,40 @@ def test_a_shorter_tick_goes_on_from_the_same_instant(rows):
     tested, _ = run(configuration(), rows, in_order(rows, []))
     shorter = worker(configuration(fleet=FleetSettings(tick_s=5)), LabelSets(), tested.snapshot())
     assert shorter.as_of_ns() == tested.as_of_ns()
+
+
+def test_a_topic_that_is_no_longer_read_holds_nothing_back():
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+    tested.ingest(one(label_sets, [0, 15], sm_active_ratio=0.5))
+    resumed = worker(configuration(), label_sets, tested.snapshot())
+    fresh = TopicPartition("new", 0)
+    resumed.watermarks.assign({fresh})
+    batch = one(label_sets, range(0, 600, 15), sm_active_ratio=0.5)
+    resumed.ingest(dataclasses.replace(batch, topic="new"))
+    assert resumed.advance(frozenset(), lambda _: None) > 30
+    assert resumed.watermarks.ahead(frozenset()) == frozenset()
+    assert resumed.watermarks.next_offset(TopicPartition("t", 0)) == 2
+
+
+def test_gpus_without_uuid_and_late_ones_take_no_place_twice():
+    label_sets = LabelSets()
+    tested = worker(configuration(fleet=FleetSettings(entities_max=4)), label_sets)
+    late = one(label_sets, [600, 1], gpu("GPU-first"), sm_active_ratio=0.5)
+    late = dataclasses.replace(
+        late, label_set=np.array([late.label_set[0], label_sets.intern(gpu("GPU-late"))], np.int32)
+    )
+    assert [r.reason for r in tested.ingest(late)] == ["late"]
+    for i in range(3):
+        index = one(label_sets, [630 + i * 30], gpu("", gpu=str(i)), sm_active_ratio=0.5)
+        assert tested.ingest(index) == []
+        tested.finish(lambda _: None)
+
+
+def test_a_node_that_was_upgraded_to_ratios_is_not_read_as_percent_for_ever():
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+    tested.ingest(one(label_sets, [0], util_unscaled=97.0))
+    tested.ingest(one(label_sets, range(15, 2 * 3600, 15), util_unscaled=1.0))
+    tested.finish(lambda _: None)
+    assert tested.features.latest("util_ratio", tested.as_of_ns())[0] == 1.0
