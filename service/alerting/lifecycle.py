@@ -71,13 +71,17 @@ class Lifecycle:
         self._state.keep(entities)
 
     def advance(
-        self, findings: Findings, now_ns: int, subjects: Mapping[int, Subject]
+        self, findings: Findings, now_ns: int, subjects: Mapping[int, Subject], holder_since_ns: NDArray[np.int64]
     ) -> tuple[list[Alert], list[Alert]]:
         """Take in the findings of a tick; return the alerts that fired and those that were resolved, by entity and kind.
 
-        `subjects` gives the subject of any entity asked for.
+        `subjects` gives the subject of any entity asked for; `holder_since_ns` int64[m] is when its present holder
+        appeared: an alert ends with the holder under which it opened, and a state that goes on opens the next holder's own.
         """
         s = self._state
+        inherited = (s["opened_ns"] > 0) & (holder_since_ns[:, None] > s["opened_ns"])
+        left = [self._resolve(e, k, now_ns) for e, k in np.argwhere(inherited & (s["fired_ns"] > 0)).tolist()]
+        self._clear(inherited)
         each = np.arange(len(findings.kind))
         hit = np.zeros(s["opened_ns"].shape, np.bool_)
         found = findings.kind >= 0
@@ -97,7 +101,7 @@ class Lifecycle:
         fired = [self._fire(e, k, now_ns, findings, subjects[e]) for e, k in np.argwhere(fires).tolist()]
         resolved = [self._resolve(e, k, now_ns) for e, k in np.argwhere(ends).tolist()]
         self._clear(ends | ((s["opened_ns"] > 0) & (s["fired_ns"] == 0) & ~hit))
-        return fired, resolved
+        return fired, left + resolved
 
     def _fire(self, entity: int, kind: int, now_ns: int, findings: Findings, subject: Subject) -> Alert:
         described = self._detector.kinds[kind]

@@ -247,7 +247,7 @@ class Worker:
         fleet = self.fleet(end_ns)
         for name, detector in self.detectors.items():
             findings = detector.evaluate(end_ns, self._fleet.tick_s, self.features, fleet)
-            begun, ended = self.lifecycles[name].advance(findings, end_ns, subjects)
+            begun, ended = self.lifecycles[name].advance(findings, end_ns, subjects, fleet.holder_since_ns)
             fired += begun
             resolved += ended
         self.grouping.take(fired, resolved, end_ns)

@@ -33,6 +33,7 @@ class Fleet:
         self.subjects = {e: Subject(labels[e].entity_key(), labels[e], "team-a") for e in range(gpus)}
         self.lifecycle.bind({f"GPU-{e}": e for e in range(gpus)})
         self.wasted = np.zeros(gpus)
+        self.holder_since_ns = np.zeros(gpus, np.int64)
 
     def tick(self, number, kinds):
         kind = np.array(kinds, np.int8)
@@ -41,7 +42,7 @@ class Fleet:
         findings = Findings(
             kind, np.full(n, int(self.for_s * 1e9)), np.full(n, self.usd), self.wasted.copy(), np.full(n, 0.9)
         )
-        return self.lifecycle.advance(findings, T0 + number * TICK_NS, self.subjects)
+        return self.lifecycle.advance(findings, T0 + number * TICK_NS, self.subjects, self.holder_since_ns)
 
 
 def test_an_alert_fires_once_its_finding_has_lasted():
@@ -71,6 +72,25 @@ def test_the_id_comes_from_the_tick_that_opened_the_episode():
     alert = next(a for i in range(9) for a in fleet.tick(i, [IDLE])[0])
     assert alert.alert_id == alert_id("GPU-0", "idle_waste", "truly_idle", T0)
     assert len(alert.alert_id) == 32
+
+
+def test_an_alert_ends_with_its_holder_and_the_next_one_starts_its_own():
+    fleet = Fleet()
+    for i in range(6):
+        fleet.tick(i, [IDLE])
+    fleet.holder_since_ns[0] = T0 + 5 * TICK_NS + 1
+    fired, resolved = fleet.tick(6, [IDLE])
+    assert ([a.kind for a in resolved], fired) == (["truly_idle"], [])
+    fired = [a for i in range(7, 12) for a in fleet.tick(i, [IDLE])[0]]
+    assert [a.opened_ns for a in fired] == [T0 + 6 * TICK_NS]
+
+
+def test_a_pending_alert_starts_anew_with_a_new_holder():
+    fleet = Fleet()
+    for i in range(3):
+        fleet.tick(i, [IDLE])
+    fleet.holder_since_ns[0] = T0 + 2 * TICK_NS + 1
+    assert [len(fleet.tick(i, [IDLE])[0]) for i in range(3, 8)] == [0, 0, 0, 0, 1]
 
 
 def test_another_kind_is_another_alert():
