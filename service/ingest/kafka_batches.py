@@ -7,25 +7,37 @@ ever; and it decompresses without limit. Here nothing is raised, whatever the by
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from crc32c import crc32c
 
-from service.ingest.contract import Corrupt, Record
+from kernels.log import BAD_FIELD, BAD_HEADERS, ENDS_EARLY, LEFT_OVER, OVERLONG, WHOLE, WRONG_SIZE, records_walk
+from service.ingest.contract import Corrupt
 from service.ingest.kafka_codecs import BadCompression, expanded
+from service.ingest.records import SPAN_COLUMNS, RecordBlock, Records
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 PREFIX_BYTES = 12  # base offset and length, which the length does not count
 CRC_FROM = 21  # the checksum covers everything after itself
 RECORD_BYTES_MIN = 7  # seven fields of at least one byte: more records than this allows is a lie
-VARINT_BITS_MAX = 70
+TAKEN_BYTES_MAX = 64 << 20  # expanded at once, over several batches: what a record limit does not bound
 CODEC_MASK = 0x07
 LOG_APPEND_TIME = 0x08
 TRANSACTIONAL = 0x10
 CONTROL = 0x20
 NO_PRODUCER = -1
 ABORT = 0
+
+_TROUBLE = {
+    ENDS_EARLY: "a record ends after its batch",
+    OVERLONG: "a number longer than ten bytes",
+    WRONG_SIZE: "a record is not as long as it says, or its offset is out of order",
+    BAD_FIELD: "a field ends after its batch",
+    BAD_HEADERS: "an impossible number of headers",
+    LEFT_OVER: "bytes are left after the last record",
+}
 
 
 class BadBatch(Exception):
@@ -79,39 +91,52 @@ class BatchReader:
         self._end = end
         self._aborted = sorted(aborted, key=lambda each: each.first_offset, reverse=True)
         self._aborted_producers: set[int] = set()
-        self._records: Iterator[Record] | None = None
+        self._open: _OpenBatch | None = None
         self._next_offset = position
 
-    def read(self, records_max: int) -> list[Record | Corrupt]:
-        """Return at most `records_max` items; a Corrupt is the last one there will be. `done` says that no more will come."""
-        items: list[Record | Corrupt] = []
-        while len(items) < records_max and not self.done:
+    def read(self, records_max: int) -> list[RecordBlock | Corrupt]:
+        """Return blocks of at most `records_max` records in all; a Corrupt is the last item there will be.
+
+        `done` says that no more will come.
+        """
+        items: list[RecordBlock | Corrupt] = []
+        left = records_max
+        bytes_left = TAKEN_BYTES_MAX
+        while left > 0 and bytes_left > 0 and not self.done:
             try:
-                if self._records is None:
+                if self._open is None:
                     self._open_batch()
-                else:
-                    self._take(items, records_max)
+                    continue
+                block = self._take(self._open, left)
             except BadBatch as error:
                 items.append(self._corrupt(str(error)))
+                break
+            if block is not None:
+                items.append(block)
+                left -= len(block.offset)
+                bytes_left -= len(block.data)
         return items
 
-    def _take(self, items: list[Record | Corrupt], records_max: int) -> None:
-        assert self._records is not None
-        for record in self._records:
-            self.position = record.offset + 1
-            items.append(record)
-            if len(items) >= records_max:
-                return
-        self._close_batch()
+    def _take(self, batch: _OpenBatch, records_max: int) -> RecordBlock | None:
+        """Return the next records of the open batch, None after the last; raise what ended it early."""
+        if batch.taken == len(batch.block.offset):
+            if batch.trouble != WHOLE:
+                raise BadBatch(_TROUBLE[batch.trouble])
+            self._close_batch()
+            return None
+        part = batch.block.part(batch.taken, batch.taken + records_max)
+        self._open = batch._replace(taken=batch.taken + len(part.offset))
+        self.position = int(part.offset[-1]) + 1
+        return part
 
     def _close_batch(self) -> None:
-        self._records = None
+        self._open = None
         self.position = self._next_offset
 
     def _corrupt(self, detail: str) -> Corrupt:
         first = self.position
         self.position = self._next_offset = max(self._next_offset, first + 1)
-        self._records = None
+        self._open = None
         self.done = True
         return Corrupt(first, self.position, detail)
 
@@ -135,7 +160,7 @@ class BatchReader:
             raise BadBatch("checksum does not match")
         self.leader_epoch = header.leader_epoch
         if self._counts(header, raw):
-            self._records = _records(_body(header, raw), header, self.position)
+            self._open = _walked(_body(header, raw), header, self.position)
         else:
             self._close_batch()
 
@@ -170,13 +195,22 @@ class BatchReader:
         return not (transactional and header.producer_id in self._aborted_producers)
 
 
+class _OpenBatch(NamedTuple):
+    """A batch that is being handed over: what was found in it, what ended the walk, how much is taken already."""
+
+    block: RecordBlock
+    trouble: int
+    taken: int = 0
+
+
 def _marks_abort(header: Header, raw: memoryview) -> bool:
     if not header.records:
         return False
-    marker = next(_records(_body(header, raw), header, header.base_offset), None)
-    if marker is None or marker.key is None or len(marker.key) < 4:
+    marker = Records([_walked(_body(header, raw), header, header.base_offset).block.part(0, 1)])
+    key = marker[0].key if len(marker) else None
+    if key is None or len(key) < 4:
         raise BadBatch("control batch without a marker")
-    return bool(struct.unpack_from(">hh", marker.key)[1] == ABORT)
+    return bool(struct.unpack_from(">hh", key)[1] == ABORT)
 
 
 def _body(header: Header, raw: memoryview) -> bytes:
@@ -189,66 +223,25 @@ def _body(header: Header, raw: memoryview) -> bytes:
     return body
 
 
-def _records(body: bytes, header: Header, position: int) -> Iterator[Record]:
-    """Yield the records at `position` and after; raise BadBatch at the first that breaks the structure."""
-    append_time = header.attributes & LOG_APPEND_TIME
-    at = 0
-    previous = header.base_offset - 1
-    for _ in range(header.records):
-        try:
-            length, start = _varint(body, at)
-            timestamp_delta, at = _varint(body, start + 1)
-            offset_delta, at = _varint(body, at)
-            key, at = _bytes(body, at)
-            value, at = _bytes(body, at)
-            headers, at = _headers(body, at)
-        except IndexError as error:
-            raise BadBatch("a record ends after its batch") from error
-        offset = header.base_offset + offset_delta
-        if at != start + length or not previous < offset <= header.last_offset:
-            raise BadBatch(f"a record of {length} bytes took {at - start}, or its offset {offset} is out of order")
-        previous = offset
-        if offset >= position:
-            timestamp = header.max_timestamp if append_time else header.base_timestamp + timestamp_delta
-            yield Record(offset, timestamp, key, value, headers)
-    if at != len(body):
-        raise BadBatch(f"{len(body) - at} bytes after the last record")
-
-
-def _headers(body: bytes, at: int) -> tuple[Sequence[tuple[str, bytes]], int]:
-    count, at = _varint(body, at)
-    if count == 0:
-        return (), at
-    if not 0 < count <= len(body):
-        raise BadBatch(f"{count} headers")
-    headers = []
-    for _ in range(count):
-        key, at = _bytes(body, at)
-        value, at = _bytes(body, at)
-        headers.append(((key or b"").decode("utf-8", "replace"), value or b""))
-    return headers, at
-
-
-def _bytes(body: bytes, at: int) -> tuple[bytes | None, int]:
-    length, at = _varint(body, at)
-    if length < 0:
-        return None, at
-    end = at + length
-    if end > len(body):
-        raise BadBatch(f"a field of {length} bytes where {len(body) - at} are left")
-    return body[at:end], end
-
-
-def _varint(body: bytes, at: int) -> tuple[int, int]:
-    byte = body[at]
-    at += 1
-    if byte < 0x80:
-        return (byte >> 1) ^ -(byte & 1), at
-    number = byte & 0x7F
-    for shift in range(7, VARINT_BITS_MAX, 7):
-        byte = body[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (number >> 1) ^ -(number & 1), at
-    raise BadBatch("a number longer than ten bytes")
+def _walked(body: bytes, header: Header, position: int) -> _OpenBatch:
+    """Find the records at `position` and after, up to the first that breaks the structure."""
+    count = header.records
+    offset, timestamp_ms = np.empty(count, np.int64), np.empty(count, np.int64)
+    span = np.empty((count, SPAN_COLUMNS), np.int32)
+    end = np.empty(2, np.int64)
+    append_time_ms = header.max_timestamp if header.attributes & LOG_APPEND_TIME else -1
+    records_walk(
+        np.frombuffer(body, np.uint8),
+        len(body),
+        header.base_offset,
+        header.last_offset,
+        position,
+        header.base_timestamp,
+        append_time_ms,
+        offset,
+        timestamp_ms,
+        span,
+        end,
+    )
+    found, trouble = end.tolist()
+    return _OpenBatch(RecordBlock(body, offset[:found], timestamp_ms[:found], span[:found]), trouble)

@@ -23,6 +23,7 @@ from service.ingest.contract import Corrupt, Record
 from service.ingest.kafka_client import built, client_arguments
 from service.ingest.kafka_fetch import FetchLedger, install
 from service.ingest.kafka_group import fetch_arguments
+from service.ingest.records import Records
 from service.settings import KafkaSettings
 
 POLL_MS = 500
@@ -94,8 +95,12 @@ class _Reading:
             for item in items:
                 if isinstance(item, Corrupt):
                     _log.warning("corrupt records left out", **partition._asdict(), **item._asdict())
-                elif self.is_live or item.offset < self._ends[partition]:
-                    found.append((partition, item))
+                    continue
+                found += [
+                    (partition, record)
+                    for record in Records([item])
+                    if self.is_live or record.offset < self._ends[partition]
+                ]
         return found
 
 

@@ -12,8 +12,11 @@ from typing import Any
 
 from kafka import KafkaConsumer
 
-from service.ingest.contract import Corrupt, Record, TopicPartition
+from service.ingest.contract import Corrupt, TopicPartition
 from service.ingest.kafka_batches import AbortedTransaction, BatchReader
+from service.ingest.records import RecordBlock
+
+BYTES_PER_RECORD = 1 << 10  # larger records count as several, so that a limit in records bounds memory too
 
 
 class FetchLedger:
@@ -43,6 +46,15 @@ class FetchLedger:
         self._suspects.pop(partition, None)
 
 
+class Taken(list[RecordBlock | Corrupt]):
+    """What a fetch handed over. Its length is what the fetcher subtracts from max_poll_records: records, not blocks."""
+
+    def __len__(self) -> int:
+        records = sum(1 if isinstance(item, Corrupt) else len(item.offset) for item in self)
+        size = sum(len(item.data) for item in self if isinstance(item, RecordBlock))
+        return max(records, size // BYTES_PER_RECORD)
+
+
 class FetchedRecords:
     """Stands in for kafka-python's PartitionRecords; the attributes are those that its fetcher reads."""
 
@@ -65,14 +77,14 @@ class FetchedRecords:
     def __bool__(self) -> bool:
         return self._fetched is not None
 
-    def take(self, records_max: int) -> list[Record | Corrupt]:
+    def take(self, records_max: int) -> Taken:
         """Return the next items, and move on or drain: a fetch that did neither would be asked for ever."""
         partition = TopicPartition(*self.topic_partition)
         if self._reader is None:
             # Built late: only now does the consumer know the high watermark of this very answer.
             end = self._ledger.end_of(self.topic_partition)
             self._reader = BatchReader(self._fetched._buffer, self.fetch_offset, self._aborted, end)
-        items = self._reader.read(records_max)
+        items = Taken(self._reader.read(records_max))
         position = self._reader.position
         if items and isinstance(items[-1], Corrupt):
             corrupt = items[-1]
@@ -95,7 +107,7 @@ class FetchedRecords:
 
 
 def install(consumer: KafkaConsumer) -> FetchLedger:
-    """Make `consumer.poll()` return Record and Corrupt items, and return the ledger of its positions."""
+    """Make `consumer.poll()` return RecordBlock and Corrupt items, and return the ledger of its positions."""
     fetcher = consumer._fetcher
     if not hasattr(fetcher, "PartitionRecords"):
         raise AttributeError("kafka-python's Fetcher has no PartitionRecords: expected version 3.0.12")

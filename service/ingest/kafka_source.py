@@ -20,11 +20,12 @@ from kafka.structs import TopicPartition as KafkaPartition
 
 from service.clock import Clock
 from service.errors import Unavailable
-from service.ingest.contract import Corrupt, Gap, Record, RecordBatch, TopicPartition
+from service.ingest.contract import Corrupt, Gap, RecordBatch, TopicPartition
 from service.ingest.kafka_client import Backoff, built, client_arguments
 from service.ingest.kafka_fetch import FetchLedger, install, release_parked
 from service.ingest.kafka_gaps import ASK_TIMEOUT_MS, out_of_range, truncated
 from service.ingest.kafka_group import FencedMember, Membership, group_arguments, joined
+from service.ingest.records import RecordBlock, Records
 from service.settings import KafkaSettings
 
 ASK_ENDS_EVERY_S = 2.0
@@ -236,14 +237,14 @@ class KafkaSource:
     def _batches(self, fetched: Mapping[Any, Any]) -> list[RecordBatch]:
         batches = []
         for partition, handed in self._handed.items():
-            items: list[Record | Corrupt] = fetched.get(partition, [])
+            items: list[RecordBlock | Corrupt] = fetched.get(partition, [])
             next_offset = self._ledger.positions[partition]
             if not items and next_offset == handed:
                 continue
             corrupt = [item for item in items if isinstance(item, Corrupt)]
             if partition in self._corrupt:
                 corrupt.append(self._corrupt.pop(partition))
-            records = [item for item in items if isinstance(item, Record)]
+            records = Records([item for item in items if isinstance(item, RecordBlock)])
             batches.append(RecordBatch(*partition, next_offset, records, corrupt))
             self._handed[partition] = next_offset
         return batches
