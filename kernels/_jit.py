@@ -55,5 +55,5 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     fastmath would fold isnan to False, and telemetry is full of NaN. error_model="numpy" gives inf and NaN instead
     of exceptions out of a loop. parallel=True aborts the process when two threads call it; partitions are the parallelism.
     """
-    compiled = numba.njit(cache=_CACHE, nogil=True, error_model="numpy", fastmath=False)(function)
+    compiled = numba.njit(cache=_CACHE, nogil=True, error_model="numpy", fastmath=False, _nrt=False)(function)
     return cast("Callable[P, R]", compiled)

@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+import numpy as np
+
 from detectors.batch import EventBatch
 from detectors.labels import LabelSet, LabelSets
 from service.errors import PoisonRecord
-from service.ingest.contract import Corrupt, DeadLetter, Format, Parsed, Record, RecordBatch, Sample
+from service.ingest.contract import Corrupt, DeadLetter, Record, RecordBatch, Sample
 from service.ingest.fields import FieldTable, Lookup, Metric, choose
-from service.ingest.formats import FORMATS
 from service.ingest.known_labels import NO_GPU, KnownLabels, Pairs
 from service.ingest.reading import NotANumber
-from service.ingest.rows import Rows
+from service.ingest.records import Records
+from service.ingest.reference import Reference
+from service.ingest.rows import Rows, with_scanned
+from service.ingest.scanners.contract import Bounds
+from service.ingest.scanning import Scanning
 from service.settings import IngestSettings
 
 # The first four count records, one each; the others count what was found inside them.
@@ -76,35 +81,56 @@ class Decoder:
         settings: IngestSettings,
         fields: FieldTable,
         label_sets: LabelSets,
+        scanning: bool = True,
     ) -> None:
-        """`formats_by_topic` holds keys of FORMATS, or "auto"; topics that are not named are "auto"."""
-        self._formats = {topic: FORMATS[name] for topic, name in formats_by_topic.items() if name != "auto"}
+        """`formats_by_topic` holds keys of FORMATS, or "auto"; topics that are not named are "auto".
+
+        Without `scanning` every record goes through the reference parser, with the same result.
+        """
+        self._reference = Reference(formats_by_topic, settings)
         self._settings = settings
         self._fields = fields
         self._labels = KnownLabels(fields, label_sets)
         self._defaults = tuple(sorted(settings.labels.items()))
         self._future_ns = round(settings.future_max_s * 1e9)
+        bounds = Bounds(
+            _EARLIEST_NS, _LATEST_NS, self._future_ns, settings.record_bytes_max, settings.record_samples_max
+        )
+        self._scanning = Scanning(self._reference, fields, bounds, self._label_set_of) if scanning else None
 
     def decode(self, batch: RecordBatch) -> Decoded:
-        """Decode all records, in order. Bad bytes raise nothing; they end in the letters."""
+        """Decode all records, in order. Bad bytes raise nothing; they end in the letters.
+
+        What is plain is scanned; every other record goes to the reference parser, which says what it is.
+        """
         rows = Rows()
         outcomes: Counter[str] = Counter()
         letters = [self._letter_of_corrupt(batch, corrupt, outcomes) for corrupt in batch.corrupt]
-        forced = self._formats.get(batch.topic)
-        for record in batch.records:
+        records = Records.of(batch.records)
+        scanned = self._scanning.scan(batch.topic, records) if self._scanning is not None else None
+        others = range(len(records)) if scanned is None else np.flatnonzero(~scanned.plain).tolist()
+        for i in others:
+            record = records[i]
             reading = _Reading(record, rows, outcomes, self._latest_ns(record))
-            outcomes[self._record(reading, forced)] += 1
+            outcomes[self._record(reading, batch.topic)] += 1
             if reading.rejected:
                 letters.append(self._letter(reading, batch))
-        return Decoded(rows.event_batch(batch), letters, outcomes)
+        read = rows.event_batch(batch)
+        if scanned is None or not scanned.plain.any():
+            return Decoded(read, letters, outcomes)
+        outcomes.update({name: number for name, number in scanned.counts.items() if number})
+        return Decoded(with_scanned(read, scanned, records.offset), letters, outcomes)
 
-    def _record(self, reading: _Reading, forced: Format | None) -> str:
+    def _label_set_of(self, record: Record, sample: Sample) -> int:
+        return self._labels.find(sample.labels, self._defaults_with(record))[0]
+
+    def _record(self, reading: _Reading, topic: str) -> str:
         """Decode one record and return its outcome."""
         record = reading.record
         if record.value is None:
             return "tombstone"
         try:
-            parsed = self._parse(record, len(record.value), forced)
+            parsed = self._reference.read(topic, record).parsed
         except PoisonRecord as poison:
             reading.reject(poison.reason, poison.detail)
             return "rejected"
@@ -120,18 +146,6 @@ class Decoder:
         if reading.rejected and len(reading.rows) == rows_before:
             return "rejected"
         return "accepted" if reading.gpu_seen or parsed.ended else "no_gpu"
-
-    def _parse(self, record: Record, size: int, forced: Format | None) -> Parsed:
-        if size > self._settings.record_bytes_max:
-            raise PoisonRecord("too_large", f"{size} bytes, at most {self._settings.record_bytes_max} are read")
-        parsed = (forced or _recognise(record)).parse(record)
-        samples = len(parsed.samples) + len(parsed.rejects) + parsed.ended
-        if samples > self._settings.record_samples_max:
-            raise PoisonRecord(
-                "too_large",
-                f"{samples} samples, at most {self._settings.record_samples_max} are read",
-            )
-        return parsed
 
     def _sample(self, reading: _Reading, sample: Sample, defaults: Pairs) -> None:
         """Check the values of one sample and put the good ones into its row."""
@@ -252,13 +266,6 @@ class _Reading:
         if not self.rejected:
             self.reason, self.detail = reason, detail
         self.rejected += 1
-
-
-def _recognise(record: Record) -> Format:
-    for known in FORMATS.values():
-        if known.recognises(record):
-            return known
-    raise PoisonRecord("not_recognised", f"no format claims bytes that begin with {(record.value or b'')[:24]!r}")
 
 
 def _time_trouble(time_ns: int, reading: _Reading) -> tuple[str, str]:

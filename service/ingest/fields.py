@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase, translate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from detectors.columns import COLUMNS, INDEX
@@ -92,6 +93,7 @@ class FieldTable:
         problems: list[ConfigProblem] = []
         blanks = table["blanks"]
         self._codes = frozenset(float(code) for code in blanks["codes"])
+        self.codes = np.array(sorted(self._codes))
         self._blank_from = float(blanks["at_least"])
         self._blank_texts = frozenset(blanks["texts"])
         self._value_fields = tuple(table["value_fields"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
 from detectors.columns import COLUMNS
 from service.ingest.contract import RecordBatch
+from service.ingest.scanners.contract import Scanned
 
 
 class Rows:
@@ -67,3 +71,30 @@ class Rows:
             label_set=np.array(self._label_sets, np.int32),
             columns=columns,
         )
+
+
+def with_scanned(read: EventBatch, scanned: Scanned, record_offset: NDArray[np.int64]) -> EventBatch:
+    """Return the rows of both, in order of offsets; `record_offset` int64[n] is the offset of each scanned record."""
+    offset = np.concatenate([record_offset[scanned.record], read.offset])
+    order = np.argsort(offset, kind="stable") if len(read) else None
+    blank = {True: np.full(len(scanned.record), np.nan), False: np.full(len(read), np.nan)}
+    columns = {}
+    for column in COLUMNS:
+        parts = scanned.columns.get(column.name), read.columns.get(column.name)
+        if all(part is None or np.isnan(part).all() for part in parts):
+            continue
+        first, second = (blank[own] if part is None else part for own, part in zip((True, False), parts, strict=True))
+        columns[column.name] = _ordered(first, second, order)
+    return EventBatch(
+        topic=read.topic,
+        partition=read.partition,
+        next_offset=read.next_offset,
+        offset=offset if order is None else offset[order],
+        event_time_ns=_ordered(scanned.time_ns, read.event_time_ns, order),
+        label_set=_ordered(scanned.label_set, read.label_set, order),
+        columns=columns,
+    )
+
+
+def _ordered(first: NDArray[Any], second: NDArray[Any], order: NDArray[np.int64] | None) -> NDArray[Any]:
+    return first if order is None else np.concatenate([first, second])[order]

@@ -148,3 +148,71 @@ def waste_classify(g, p):
     if blind and pipe < p["efficient_pipe_min"]:
         return waste.LOW_EFFICIENCY, 1.0 - pipe / p["efficient_pipe_min"], False
     return waste.ACTIVE, 0.0, False
+
+
+def records_walk(body, count):
+    """Read the records one after the other; return (key, value, headers) each, and whether all was as it should be."""
+
+    def number(at):
+        value = shift = 0
+        while True:
+            byte = body[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return (value >> 1) ^ -(value & 1), at
+
+    def field(at):
+        size, at = number(at)
+        return (None, at) if size < 0 else (body[at : at + size], at + size)
+
+    found, at = [], 0
+    for _ in range(count):
+        size, start = number(at)
+        timestamp, at = number(start + 1)
+        offset, at = number(at)
+        key, at = field(at)
+        value, at = field(at)
+        headers, at = number(at)
+        first = at
+        for _ in range(2 * headers):
+            _, at = field(at)
+        if at - start != size:
+            break
+        found.append((offset, timestamp, key, value, body[first:at]))
+    return found, at == len(body) and len(found) == count
+
+
+def slots_fill(entry_hash, count, size):
+    slot = [-1] * size
+    for entry in range(count):
+        place = int(entry_hash[entry]) % size
+        while slot[place] >= 0:
+            place = (place + 1) % size
+        slot[place] = entry
+    return slot
+
+
+def rows_repeated(record, label_set, time_ns):
+    def repeats(i):
+        before = [j for j in range(i) if (record[j], label_set[j]) == (record[i], label_set[i])]
+        return label_set[i] >= 0 and bool(before) and time_ns[i] <= time_ns[before[-1]]
+
+    return [repeats(i) for i in range(len(record))]
+
+
+def points_number(record, column, label_set, time_ns, plain):
+    """Return the row of each point, -1 for none: rows are numbered in order of their first point."""
+    rows = {}
+    out = []
+    for p in range(len(record)):
+        counts = column[p] >= 0 and plain[record[p]]
+        key = (record[p], label_set[p], time_ns[p])
+        out.append(rows.setdefault(key, len(rows)) if counts else -1)
+    return out
+
+
+def points_put(row, column, value, columns):
+    cells = {(column[p], row[p]): value[p] for p in range(len(row)) if row[p] >= 0}
+    return np.array([[cells.get((c, r), np.nan) for r in range(max(row, default=-1) + 1)] for c in range(columns)])

@@ -1,0 +1,67 @@
+"""What a scanner promises: to read the plain records of one format without an object for each, as the reference would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.ingest.contract import Record
+from service.ingest.records import Records
+
+
+class Meaning(NamedTuple):
+    """What the reference parser makes of one sample: the first name in it, its label set (-1: no GPU), its raw labels."""
+
+    name: str
+    label_set: int
+    labels: Mapping[str, str]
+
+
+# Asks the reference about a record: a meaning for each of its samples, in order, or None where the record is not of the
+# scanner's format or has anything to reject.
+Ask = Callable[[Record], Sequence[Meaning] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a sample or record may be, as in the reference decoder."""
+
+    earliest_ns: int
+    latest_ns: int
+    future_ns: int
+    record_bytes_max: int
+    record_samples_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What was read of some records: `plain` bool[n] tells of which; the others are untouched.
+
+    Row by row, in order of records: record int32[r], the index of its record; label_set int32[r]; time_ns int64[r];
+    columns float64[r] by name, NaN = missing, only those that have a value. counts adds to the decoder's outcomes.
+    """
+
+    plain: NDArray[np.bool_]
+    record: NDArray[np.int32]
+    label_set: NDArray[np.int32]
+    time_ns: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.float64]]
+    counts: Mapping[str, int]
+
+
+class Scanner(Protocol):
+    """Reads plain records of one format; learns what is plain from records that the reference has read without complaint."""
+
+    format: ClassVar[str]  # key of FORMATS
+
+    def scan(self, records: Records, ask: Ask) -> Scanned:
+        """Read what is plain. Whatever the bytes, nothing is raised, and the rows are those of the reference."""
+        ...
+
+    def learn(self, record: Record) -> bool:
+        """Learn from a record of this format that was not plain and had nothing to reject; return whether it was new."""
+        ...

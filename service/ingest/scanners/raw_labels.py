@@ -1,0 +1,95 @@
+"""Raw labels as they lie in records, each byte string with the label set that it means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.interned import NEVER_SEEN, PARTS_MAX, slots_fill
+from service.ingest.records import Records
+from service.ingest.scanners.contract import Ask
+
+ENTRIES_FIRST = 1 << 12
+ENTRIES_MAX = 1 << 21  # labels come from outside: beyond this the table starts anew
+WORDS_PER_ENTRY = 32  # room in the arena; an entry may take more while others take less
+REFERENCE = -3  # what these labels mean, only the reference parser can tell
+
+TableArrays = tuple[  # slot, entry_hash, entry_at, entry_words, entry_next, meaning, arena, used
+    NDArray[np.int32],
+    NDArray[np.uint64],
+    NDArray[np.int32],
+    NDArray[np.int32],
+    NDArray[np.int32],
+    NDArray[np.int32],
+    NDArray[np.uint64],
+    NDArray[np.int64],
+]
+
+
+class RawLabels:
+    """The table of kernels.interned. Doubles when half full; one that may grow no further is emptied."""
+
+    def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
+        self._entries_max = entries_max
+        self.parts = np.zeros((PARTS_MAX, 3), np.int64)
+        self._begin(min(ENTRIES_FIRST, entries_max))
+
+    def _begin(self, capacity: int) -> None:
+        self._slot = np.full(4 * capacity, -1, np.int32)
+        self._hash = np.zeros(capacity, np.uint64)
+        self._at = np.zeros(capacity, np.int32)
+        self._words = np.zeros(capacity, np.int32)
+        self._next = np.zeros(capacity, np.int32)
+        self.meaning = np.full(capacity, NEVER_SEEN, np.int32)
+        self._arena = np.zeros(capacity * WORDS_PER_ENTRY, np.uint64)
+        self._used = np.zeros(3, np.int64)
+
+    def __len__(self) -> int:
+        return int(self._used[0])
+
+    def arrays(self) -> TableArrays:
+        """Return the state that a kernel takes, with room for as many entries again as there are."""
+        entries, words, _ = self._used.tolist()
+        capacity = len(self._hash)
+        if 2 * entries >= capacity or 2 * words >= len(self._arena):
+            if capacity >= self._entries_max:
+                self._begin(capacity)
+            else:
+                self._grow(min(2 * capacity, self._entries_max))
+        return self._slot, self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used
+
+    def _contents(self) -> list[NDArray[Any]]:
+        return [self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used]
+
+    def _grow(self, capacity: int) -> None:
+        before = self._contents()
+        self._begin(capacity)
+        for old, new in zip(before, self._contents(), strict=True):
+            new[: len(old)] = old
+        slots_fill(self._hash, len(self), self._slot)
+
+
+def resolve(
+    labels: RawLabels,
+    records: Records,
+    record: NDArray[np.int32],
+    entry: NDArray[np.int32],
+    ask: Ask,
+) -> NDArray[np.int32]:
+    """Return the label set of each row, negative where only the reference can tell; asks it once for each new entry.
+
+    record int32[r], ascending, the record of each row; entry int32[r], the entry of its labels.
+    """
+    fresh = np.flatnonzero(labels.meaning[entry] == NEVER_SEEN)
+    if len(fresh):
+        _, first = np.unique(entry[fresh], return_index=True)
+        asked, answer = -1, None
+        for row in np.sort(fresh[first]).tolist():
+            begin, end = np.searchsorted(record, [record[row], record[row] + 1]).tolist()
+            if asked != record[row]:
+                asked, answer = int(record[row]), ask(records[int(record[row])])
+            whole = answer is not None and len(answer) == end - begin and answer[row - begin].label_set >= 0
+            labels.meaning[entry[row]] = answer[row - begin].label_set if whole and answer is not None else REFERENCE
+    return labels.meaning[entry]

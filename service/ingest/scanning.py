@@ -1,0 +1,81 @@
+"""Scanning: which scanner reads a topic, and the reference that tells it what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.log import VALUE
+from service.ingest.contract import Record, Sample
+from service.ingest.fields import FieldTable
+from service.ingest.records import Records
+from service.ingest.reference import Reference
+from service.ingest.scanners import SCANNERS
+from service.ingest.scanners.contract import Ask, Bounds, Meaning, Scanned, Scanner
+
+LESSONS_MAX = 8  # records of a batch from which a scanner may learn
+
+
+class Scanning:
+    """A scanner for each topic, chosen by what its records are; each kept for the format that it has learned."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        fields: FieldTable,
+        bounds: Bounds,
+        label_set_of: Callable[[Record, Sample], int],
+    ) -> None:
+        """`label_set_of` returns the id of a sample's label set, negative where it names no GPU."""
+        self._reference = reference
+        self._fields = fields
+        self._bounds = bounds
+        self._label_set_of = label_set_of
+        self._scanners: dict[str, Scanner] = {}
+
+    def scan(self, topic: str, records: Records) -> Scanned | None:
+        """Read what is plain, and learn from some of what is not; None where no scanner knows the topic's format."""
+        scanner = self._scanners.get(topic) or self._choose(topic, records, np.flatnonzero(records.span[:, VALUE] >= 0))
+        if scanner is None:
+            return None
+        scanned = scanner.scan(records, self._asking(topic, scanner))
+        others = np.flatnonzero(~scanned.plain & (records.span[:, VALUE] >= 0))
+        if 2 * len(others) > len(records):
+            better = self._choose(topic, records, others)
+            if better is not scanner and better is not None:
+                return better.scan(records, self._asking(topic, better))
+        return self._teach(topic, scanner, records, others) or scanned
+
+    def _teach(self, topic: str, scanner: Scanner, records: Records, others: NDArray[np.int64]) -> Scanned | None:
+        """Let the scanner learn from a few records that it could not read; scan again if it did."""
+        learned = False
+        for i in others[:LESSONS_MAX].tolist():
+            record = records[i]
+            if self._reference.clean_samples(topic, record, scanner.format):
+                learned |= scanner.learn(record)
+        return scanner.scan(records, self._asking(topic, scanner)) if learned else None
+
+    def _asking(self, topic: str, scanner: Scanner) -> Ask:
+        def ask(record: Record) -> list[Meaning] | None:
+            samples = self._reference.clean_samples(topic, record, scanner.format)
+            if samples is None:
+                return None
+            return [
+                Meaning(next(iter(sample.values), ""), self._label_set_of(record, sample), sample.labels)
+                for sample in samples
+            ]
+
+        return ask
+
+    def _choose(self, topic: str, records: Records, among: NDArray[np.int64]) -> Scanner | None:
+        """Return the scanner for the format of the first of these records, the one before where there is none for it."""
+        known = self._scanners.get(topic)
+        for i in among[:1].tolist():
+            format = self._reference.format_of(topic, records[i])
+            if format in SCANNERS and (known is None or known.format != format):
+                known = self._scanners[topic] = SCANNERS[format](self._fields, self._bounds)
+                if self._reference.clean_samples(topic, records[i], format):
+                    known.learn(records[i])
+        return known

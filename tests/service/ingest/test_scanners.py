@@ -1,0 +1,231 @@
+"""A scanner gives what the reference parser gives, bit for bit: rows, letters and counts, whatever the bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.labels import LabelSets
+from service.ingest.contract import Record, RecordBatch
+from service.ingest.decode import Decoded, Decoder
+from service.ingest.scanners import SCANNERS
+from service.settings import IngestSettings
+from tests.service.ingest.decoding import FIELDS, TOPIC, capture_folders, golden, read_capture
+from tests.service.ingest.test_corpus import CORPUS
+
+MESSAGES = {name: golden(name) for name in SCANNERS}
+
+
+class Twins:
+    """Two decoders, one of which scans, fed with the same records."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.label_sets = LabelSets(), LabelSets()
+        self.decoders = [
+            Decoder({}, IngestSettings(**changes), FIELDS, label_sets, scanning)
+            for label_sets, scanning in zip(self.label_sets, (False, True), strict=True)
+        ]
+        self.plain = 0
+
+    def same(self, records: Sequence[Record]) -> Decoded:
+        """Decode with both, compare everything, return what came out."""
+        batch = RecordBatch(TOPIC, 0, 1 + max((r.offset for r in records), default=0), records)
+        reference, scanned = (decoder.decode(batch) for decoder in self.decoders)
+        assert scanned.outcomes == reference.outcomes
+        assert scanned.letters == reference.letters
+        ours, theirs = scanned.batch, reference.batch
+        assert ours.offset.tolist() == theirs.offset.tolist()
+        assert ours.event_time_ns.tolist() == theirs.event_time_ns.tolist()
+        mine, other = (
+            [sets[i] for i in made.label_set.tolist()]
+            for sets, made in zip(self.label_sets, (theirs, ours), strict=True)
+        )
+        assert mine == other
+        assert list(ours.columns) == list(theirs.columns)
+        for name, column in theirs.columns.items():
+            assert ours.columns[name].tobytes() == column.tobytes(), name
+        return scanned
+
+    def plain_share(self, records: Sequence[Record], format_name: str) -> float:
+        """Return which share of the records the scanner reads without the reference, once it knows them."""
+        decoder = self.decoders[1]
+        asked: list[Record] = []
+        scanner = decoder._scanning._scanners[TOPIC]
+        assert scanner.format == format_name
+        original = scanner.scan
+        shares = []
+
+        def watch(given: Any, ask: Any) -> Any:
+            found = original(given, lambda record: asked.append(record) or ask(record))
+            shares.append(np.mean(found.plain))
+            return found
+
+        scanner.scan = watch
+        decoder.decode(RecordBatch(TOPIC, 0, 1 + max(r.offset for r in records), records))
+        scanner.scan = original
+        assert asked == []
+        return float(shares[-1])
+
+
+def records_of(values: Sequence[bytes | None], timestamp_ms: int = -1) -> list[Record]:
+    return [Record(i, timestamp_ms, None, value) for i, value in enumerate(values)]
+
+
+@pytest.mark.parametrize("format_name", SCANNERS)
+def test_golden_records_are_plain_and_read_as_by_the_reference(format_name):
+    twins = Twins()
+    records = records_of(MESSAGES[format_name] * 3)
+    for _ in range(2):
+        assert len(twins.same(records).batch) > 0
+    assert twins.plain_share(records, format_name) == 1.0
+
+
+CAPTURES = [path for folder in capture_folders() for path in sorted(folder.glob("*.records.ndjson.gz"))]
+
+
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: f"{path.parent.name}/{path.name.split('.')[0]}")
+def test_captures_of_real_agents_are_read_as_by_the_reference(path):
+    twins = Twins()
+    records = read_capture(path)
+    for _ in range(2):
+        twins.same(records)
+    name = getattr(twins.decoders[1]._scanning._scanners.get(TOPIC), "format", None)
+    if name is not None:
+        assert twins.plain_share(records, name) > 0.99
+
+
+def test_bad_records_between_good_ones_spoil_no_neighbour():
+    for format_name, messages in MESSAGES.items():
+        bad = [value for _, value, _ in CORPUS if len(value) < 100_000]
+        twins = Twins()
+        mixed = [value for pair in zip(messages * len(bad), [*bad, None], strict=False) for value in pair]
+        for _ in range(2):
+            assert len(twins.same(records_of(mixed)).batch) > 0, format_name
+
+
+def test_limits_hold_for_scanned_records_too():
+    for messages in MESSAGES.values():
+        for changes in ({"record_bytes_max": 1024}, {"record_samples_max": 1}, {"future_max_s": 1.0}):
+            twins = Twins(**changes)
+            for _ in range(2):
+                twins.same(records_of(messages, timestamp_ms=1_795_550_719_000))
+
+
+def test_headers_that_name_labels_count():
+    for messages in MESSAGES.values():
+        twins = Twins(labels={"region": "eu-1"})
+        for _ in range(2):
+            records = [
+                Record(i, -1, None, value, headers)
+                for i, value in enumerate(messages)
+                for headers in ((), [("cluster", b"a")], [("cluster", b"b"), ("x", b"")])
+            ]
+            twins.same(records)
+        assert {"a", "b"} <= {labels.cluster for labels in twins.label_sets[1]._sets}
+
+
+NUMBERS = st.one_of(
+    st.integers(-(10**20), 10**20).map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.decimals(-10, 110, places=3, allow_nan=False).map(str),
+    st.sampled_from(
+        ["0", "-0", "0.0", "-0.0", "00", "01", "1.", ".5", "-", "1e3", "1E+2", "5e-1", "100", "1.0", "0.5"]
+    ),
+    st.from_regex(r"-?[0-9]{1,19}(\.[0-9]{1,18})?", fullmatch=True),
+)
+TIMES = st.one_of(
+    st.sampled_from(
+        [
+            "1795550720",
+            "1795550720.25",
+            "1795550720000",
+            "1795550720123.5",
+            "1795550720000000",
+            "1795550720000000000",
+            "17955507200000000000",
+            "99999999999999999",
+            "100000000000",
+            '"2026-11-24T20:05:20Z"',
+            '"2026-11-24T20:05:20.123456789Z"',
+            '"2026-11-24T20:05:20.5+01:00"',
+            '"2026-11-24t20:05:20z"',
+            '"2028-02-29T23:59:60Z"',
+            '"2027-02-29T00:00:00Z"',
+            '"2026-13-01T00:00:00Z"',
+            '"2026-12-31T23:59:59.999999999Z"',
+        ]
+    ),
+    st.datetimes().map(lambda when: f'"{when.isoformat()}Z"'),
+    st.floats(1.7e9, 1.9e9).map(repr),
+    NUMBERS,
+)
+TEXTS = st.one_of(
+    st.sampled_from(["GPU-1", "", "n1", "labels", "fields", "timestamp", "value", 'q"', "b\\", "é", "\u2028", "\x00"]),
+    st.text(max_size=20),
+).map(json.dumps)
+LABEL_VALUES = st.one_of(TEXTS, st.sampled_from(["null", "true", "7", "-1", "7.5", "[]", "{}", "1e2"]))
+VALUES = st.one_of(NUMBERS, st.sampled_from(["null", "true", '"5"', "[1]", "{}", "nul", ""]))
+MEMBERS = st.one_of(
+    st.tuples(st.just("ts"), TIMES),
+    st.tuples(st.sampled_from(["gpu", "uuid", "node", "pod", "namespace", "job", "mig_id", "gpu"]), LABEL_VALUES),
+    st.tuples(st.sampled_from(["util", "sm", "mem", "power", "temp", "power_watts", "fb_used_bytes"]), VALUES),
+    st.tuples(
+        st.sampled_from(["x", "extra_key", "labels", "value", "timestamp", "fields", "DCGM_FI_DEV_GPU_UTIL"]), VALUES
+    ),
+)
+USUAL = st.just([("ts", "1795550720"), ("uuid", '"GPU-1"'), ("util", "5")])
+SPACES = st.sampled_from(["", " ", "  ", "\t", "\n"])
+
+
+@st.composite
+def objects(draw: Any) -> str:
+    members = draw(st.one_of(USUAL, st.just([]))) + draw(st.lists(MEMBERS, max_size=8))
+    members = draw(st.permutations(members))
+    before, between, after = (draw(SPACES) for _ in range(3))
+    return "{" + ("," + before).join(f'"{key}"{after}:{between}{value}' for key, value in members) + after + "}"
+
+
+NATIVE = st.one_of(
+    objects(),
+    st.lists(objects(), max_size=4).map(lambda several: "[" + ",".join(several) + "]"),
+    st.lists(objects(), max_size=3).map(lambda several: "[" + " , ".join(several) + " ]"),
+).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(NATIVE, min_size=1, max_size=12))
+def test_any_native_json_is_read_as_by_the_reference(values):
+    twins = Twins()
+    teachers = [b'{"ts":1795550720,"uuid":"GPU-1","util":5,"sm":0.5,"power":3,"x":1,"node":"n1","pod":"p"}']
+    for _ in range(2):
+        twins.same(records_of(teachers + values + teachers))
+
+
+@st.composite
+def mutated(draw: Any, messages: Sequence[bytes]) -> bytes:
+    """A message with some bytes changed, cut out, doubled or put in."""
+    text = bytearray(draw(st.sampled_from(messages)))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(text)))
+        end = min(len(text), at + draw(st.integers(0, 12)))
+        text[at:end] = draw(
+            st.one_of(st.binary(max_size=4), st.just(bytes(text[at:end])), st.just(bytes(text[at:end]) * 2))
+        )
+    return bytes(text)
+
+
+@pytest.mark.parametrize("format_name", SCANNERS)
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_damaged_messages_are_read_as_by_the_reference(format_name, data):
+    messages = MESSAGES[format_name]
+    values = data.draw(st.lists(mutated(messages), min_size=1, max_size=6))
+    twins = Twins()
+    for _ in range(2):
+        twins.same(records_of([*messages, *values, *messages]))
