@@ -25,11 +25,13 @@ from service import app, config
 from service.alerting.outbox import Outbox
 from service.clock import SystemClock
 from service.config import Configuration
+from service.ingest.contract import RecordBatch
 from service.ingest.dead_letter import DeadLetterFile
 from service.ingest.kafka_source import KafkaSource
 from service.logs import configure
 from service.pipeline.checkpoint import FileCheckpointStore, StateDirectory
 from service.pipeline.directory import Directory
+from service.pipeline.intake import Intake
 from service.pipeline.loop import Loop
 from service.pipeline.prices import PriceBook
 from service.pipeline.warm_up import warm_up
@@ -84,32 +86,34 @@ class Stopwatch:
 
 
 class Finish:
-    """Stops the loop when the last message was handed over, and notes when the first was; also an observer of alerts."""
+    """Notes when the first batch came in, stops the loop when the last message did; also sees which alerts fire."""
 
-    def __init__(self, source: KafkaSource, stopwatch: Stopwatch, stop: threading.Event, messages: int) -> None:
+    def __init__(self, intake: Intake, stopwatch: Stopwatch, stop: threading.Event, messages: int) -> None:
         self.began_s = 0.0
         self.idle_gpus: set[str] = set()
         self.other_alerts = 0
-        self._poll = source.poll
+        self._take = intake.take
         self._stopwatch = stopwatch
         self._stop = stop
         self._messages = messages
         self._next_offsets: dict[int, int] = {}
 
-    def poll(self, timeout_s: float, paused: Any) -> Any:
-        """Poll the source; offsets without gaps count the messages, whatever a batch looks like inside."""
-        batches = self._poll(timeout_s, paused)
-        self._next_offsets |= {batch.partition: batch.next_offset for batch in batches}
-        if not self.began_s and self.seen():
+    def take(self, batch: RecordBatch) -> Any:
+        """Take in a batch. Offsets without gaps count the messages, whatever a batch looks like inside."""
+        if not self.began_s:
             self.began_s = time.perf_counter()
             self._stopwatch.seconds.clear()
-        if self.seen() >= self._messages:
-            self._stop.set()
-        return batches
+        letters = self._take(batch)
+        self._next_offsets[batch.partition] = batch.next_offset
+        return letters
 
     def seen(self) -> int:
-        """Return how many messages were handed over."""
+        """Return how many messages were taken in."""
         return sum(self._next_offsets.values())
+
+    def on_round(self, loop: Loop) -> None:
+        if self.seen() >= self._messages:
+            self._stop.set()
 
     def on_tick(self, worker: Worker, outcome: TickOutcome) -> None:
         for alert in outcome.fired:
@@ -117,8 +121,6 @@ class Finish:
                 self.idle_gpus.add(alert.labels.uuid or alert.labels.gpu)
             else:
                 self.other_alerts += 1
-
-    def on_round(self, loop: Loop) -> None: ...
 
     def on_checkpoint(self, seconds: float) -> None: ...
 
@@ -151,8 +153,8 @@ def run(bootstrap: str, load: Load, folder: Path, cleanup: ExitStack) -> dict[st
         (store, "save", "checkpoint"),
     ):
         stopwatch.wrap(owner, method, stage)
-    finish = Finish(source, stopwatch, stop, load.messages)
-    source.poll = finish.poll  # type: ignore[method-assign]
+    finish = Finish(pipeline.intake, stopwatch, stop, load.messages)
+    pipeline.intake.take = finish.take  # type: ignore[method-assign]
     loop = pipeline.loop(letters, app.Mailbox(outbox, settings.alerting), store, [finish], stop)
     loop.run()
     seconds = time.perf_counter() - finish.began_s
