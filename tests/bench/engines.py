@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -126,10 +127,11 @@ def run(command: Sequence[str], cores: str, timeout_s: float) -> dict[str, Any]:
             killer.cancel()
             if process.returncode is None:
                 process.kill()
-        words = _lines(errors)
+        if process.returncode == -signal.SIGKILL:
+            raise Failed(f"not done after {timeout_s:.0f} s")
         if process.returncode:
-            late = f"ended after {timeout_s:.0f} s" if process.returncode == -9 else "failed"
-            raise Failed(f"{late}: {words[-1] if words else f'exit status {process.returncode}'}")
+            words = _lines(errors)
+            raise Failed(words[-1] if words else f"exit status {process.returncode}")
         found: dict[str, Any] = json.loads(_lines(printed)[-1])
         return found | {"peak_rss_bytes": usage.ru_maxrss * 1024}
 

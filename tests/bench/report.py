@@ -90,7 +90,7 @@ def _curve(result: Result) -> Grid:
         for count, point in points.items():
             label = f"{int(count):,} {along}"
             if "missing" in point:
-                rows.append((label, f"missing: {point['missing']}", "", ""))
+                rows.append((f"{label}: missing, {point['missing']}", "", "", ""))
             else:
                 memory = f"{point['peak_rss_bytes'] / 2**20:,.0f} MiB"
                 rows.append((label, f"{point['messages']:,}", f"{point['messages_per_s']:,.0f}", memory))

@@ -39,7 +39,7 @@ class Plan:
 
 FULL = Plan(
     quick=False,
-    messages={"W1": 5_000_000, "W2": 20_000, "W3": 2_000_000},
+    messages={"W1": 5_000_000, "W2": 40_000, "W3": 2_000_000},  # many fetches each: the first is not in the clock
     gpus={"W1": 4096, "W2": 1024, "W3": 1024},
     rounds=3,
     curve_messages=2_000_000,

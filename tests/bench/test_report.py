@@ -50,7 +50,7 @@ def test_batches_are_also_counted_in_data_points(result):
 
 
 def test_a_point_of_the_curve_that_was_left_out_says_why(result):
-    assert "missing: the time was up" in grids(result)[1].markdown()
+    assert "1,000,000 GPUs: missing, the time was up" in grids(result)[1].markdown()
 
 
 def test_the_picture_is_well_formed_and_the_same_each_time(result):
