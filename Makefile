@@ -32,8 +32,14 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
+# The loader and the Python peers have a venv of their own: nothing of theirs belongs into the product's lock.
+bench: install build/bench-venv/.installed
 	$(BIN)/python -m tests.bench
+
+build/bench-venv/.installed: tests/bench/requirements.lock
+	$(PYTHON) -m venv build/bench-venv
+	build/bench-venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 kafka: install
 	$(BIN)/python -m tests.kafka
@@ -48,6 +54,8 @@ config: install
 lock: install
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --no-annotate --no-header \
 		--python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 tests/bench/requirements.in -o tests/bench/requirements.lock
 
 clean:
 	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,192 @@
+"""Ours on one topic, as the service runs it: python -m tests.bench.ours BOOTSTRAP WORK MESSAGES GPUS PARTITIONS.
+
+Source, decoder, worker with every detector, outbox and checkpoints are the service's own; only the page and the sending of
+messages are left out. Prints one line of JSON: the rate from the first batch in hand to the last checkpoint, the GPUs of
+the alerts that fired, what was rejected, peak memory, and the seconds of each stage.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from service import app, config
+from service.alerting.outbox import Outbox
+from service.clock import SystemClock
+from service.config import Configuration
+from service.ingest.contract import RecordBatch
+from service.ingest.dead_letter import DeadLetterFile
+from service.ingest.kafka_source import KafkaSource
+from service.logs import configure
+from service.pipeline.checkpoint import FileCheckpointStore, StateDirectory
+from service.pipeline.directory import Directory
+from service.pipeline.intake import Intake
+from service.pipeline.loop import Loop
+from service.pipeline.prices import PriceBook
+from service.pipeline.warm_up import warm_up
+from service.pipeline.worker import TickOutcome, Worker
+from tests.bench.works import Load
+
+IDLE_KINDS = ("idle_held", "truly_idle")
+
+
+def settings_of(bootstrap: str, load: Load, folder: Path) -> Configuration:
+    """Return the default configuration with this topic and this fleet; idleness fires after ten minutes, as the peers' does."""
+    count = max(100_000, 2 * load.gpus)
+    values: dict[str, Any] = {
+        "source": {
+            "kind": "kafka",
+            "kafka": {
+                "bootstrap_servers": [bootstrap],
+                "topics": [load.topic],
+                "formats": {load.topic: load.work.format},
+                "group_id": f"ours-{time.time_ns()}",
+            },
+        },
+        "ingest": {"label_sets_max": max(1_000_000, count)},
+        "fleet": {"entities_max": count},
+        "state": {"directory": str(folder / "state")},
+        "detectors": {"idle_waste": {"for_s": dict.fromkeys(IDLE_KINDS, 300)}},
+        "log": {"level": "warning"},
+    }
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return config.load(file, {}, app.configuration_type())
+
+
+class Stopwatch:
+    """Sums the seconds spent inside methods that it wraps; the product knows nothing of it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def wrap(self, owner: Any, method: str, stage: str) -> None:
+        """Count the time of `owner.method` under `stage`."""
+        inner: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began_s = time.perf_counter()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                self.seconds[stage] += time.perf_counter() - began_s
+
+        setattr(owner, method, timed)
+
+
+class Finish:
+    """Notes when the first batch came in, stops the loop when the last message did; also sees which alerts fire."""
+
+    def __init__(self, intake: Intake, stopwatch: Stopwatch, stop: threading.Event, messages: int) -> None:
+        self.began_s = 0.0
+        self.idle_gpus: set[str] = set()
+        self.other_alerts = 0
+        self._take = intake.take
+        self._stopwatch = stopwatch
+        self._stop = stop
+        self._messages = messages
+        self._next_offsets: dict[int, int] = {}
+
+    def take(self, batch: RecordBatch) -> Any:
+        """Take in a batch. Offsets without gaps count the messages, whatever a batch looks like inside."""
+        if not self.began_s:
+            self.began_s = time.perf_counter()
+            self._stopwatch.seconds.clear()
+        letters = self._take(batch)
+        self._next_offsets[batch.partition] = batch.next_offset
+        return letters
+
+    def seen(self) -> int:
+        """Return how many messages were taken in."""
+        return sum(self._next_offsets.values())
+
+    def on_round(self, loop: Loop) -> None:
+        if self.seen() >= self._messages:
+            self._stop.set()
+
+    def on_tick(self, worker: Worker, outcome: TickOutcome) -> None:
+        for alert in outcome.fired:
+            if alert.kind in IDLE_KINDS:
+                self.idle_gpus.add(alert.labels.uuid or alert.labels.gpu)
+            else:
+                self.other_alerts += 1
+
+    def on_checkpoint(self, seconds: float) -> None: ...
+
+    def on_trouble(self, what: str) -> None: ...
+
+
+def run(bootstrap: str, load: Load, folder: Path, cleanup: ExitStack) -> dict[str, Any]:
+    """Read the topic to its end and return what there is to say about it."""
+    clock, stop, stopwatch = SystemClock(), threading.Event(), Stopwatch()
+    settings = settings_of(bootstrap, load, folder)
+    configure(settings.log)
+    warm_up(settings, app.chosen_detectors(settings), Directory(PriceBook(settings.prices), {}))
+    directory = StateDirectory(Path(settings.state.directory))
+    cleanup.callback(directory.release)
+    outbox = Outbox(directory.database, settings.alerting, clock)
+    cleanup.callback(outbox.close)
+    store = FileCheckpointStore(directory)
+    cleanup.callback(store.close)
+    source = KafkaSource(settings.source.kafka, clock)
+    cleanup.callback(source.close)
+    letters = DeadLetterFile(directory.dead_letters, settings.ingest.dead_letter, 0)
+    cleanup.callback(letters.close)
+    pipeline = app.Pipeline(settings, source, None, clock)
+    for owner, method, stage in (
+        (source, "poll", "poll"),
+        (pipeline.intake, "take", "take"),
+        (pipeline.worker, "ingest", "ingest"),
+        (pipeline.worker, "advance", "tick"),
+        (pipeline.worker, "snapshot", "checkpoint"),
+        (store, "save", "checkpoint"),
+    ):
+        stopwatch.wrap(owner, method, stage)
+    finish = Finish(pipeline.intake, stopwatch, stop, load.messages)
+    pipeline.intake.take = finish.take  # type: ignore[method-assign]
+    loop = pipeline.loop(letters, app.Mailbox(outbox, settings.alerting), store, [finish], stop)
+    loop.run()
+    seconds = time.perf_counter() - finish.began_s
+    return _said(load, loop, finish, stopwatch, seconds)
+
+
+def _said(load: Load, loop: Loop, finish: Finish, stopwatch: Stopwatch, seconds: float) -> dict[str, Any]:
+    stages = dict(stopwatch.seconds)
+    stages["decode"] = stages.pop("take", 0.0) - stages.get("ingest", 0.0)
+    stages["rest"] = seconds - sum(stages.values())
+    return {
+        "messages_per_s": finish.seen() / seconds,
+        "messages": finish.seen(),
+        "alerts": len(finish.idle_gpus),
+        "idle_gpus": sorted(finish.idle_gpus),
+        "other_alerts": finish.other_alerts,
+        "rejected": sum(loop.intake.letters_by_reason.values()),
+        "rows": loop.intake.outcomes["rows"],
+        "gpus": len(loop.worker.entities),
+        "checkpoints": loop.checkpoints,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "seconds": seconds,
+        "stages_s": stages,
+    }
+
+
+def main() -> None:
+    """Run in a folder that is removed afterwards."""
+    bootstrap, work, *numbers = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as cleanup:
+        print(json.dumps(run(bootstrap, Load.of(work, *map(int, numbers)), Path(folder), cleanup)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The tables of a result, for a terminal or as Markdown. A result is what build/bench.json holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.engines import ENGINES, OURS
+from tests.bench.works import WORKS, Work
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table before it is drawn; the first column is text, the others are numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def print(self, console: Console) -> None:
+        """Draw it on a terminal."""
+        table = Table(title=self.title, title_justify="left")
+        for i, name in enumerate(self.header):
+            table.add_column(name, justify="right" if i else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+
+    def markdown(self) -> str:
+        """Write it as Markdown."""
+        rule = ["---"] + ["---:"] * (len(self.header) - 1)
+        lines = [f"**{self.title}**", "", _line(self.header), _line(rule)]
+        return "\n".join(lines + [_line(row) for row in self.rows])
+
+
+def _line(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cell.strip() for cell in cells)} |"
+
+
+def grids(result: Result) -> list[Grid]:
+    """Return the tables for which the result has figures."""
+    made = [_engines(result), _profile(result), _curve(result), _kernels(result)]
+    return [grid for grid in made if grid.rows]
+
+
+def _engines(result: Result) -> Grid:
+    """Compare every engine of every work with ours, missing ones with the reason."""
+    rows: list[tuple[str, ...]] = []
+    for work in WORKS.values():
+        rows.append((f"{work.name}: {work.title}", *[""] * 5))
+        rows += [_engine(result, work, engine.name) for engine in ENGINES[work.name]]
+    header = ("engine", "messages/s", "data points/s", "ours is", "peak memory", "rounds")
+    return Grid("Each engine on one core, the broker on another: medians of interleaved rounds", header, rows)
+
+
+def _engine(result: Result, work: Work, name: str) -> tuple[str, ...]:
+    rounds = result[work.name].get(name, [])
+    if not rounds:
+        reason = result["missing"].get(work.name, {}).get(name, "not run")
+        return (f"  {name}: missing, {reason}", *[""] * 5)
+    rate, ours = median(rounds), result[work.name].get(OURS)
+    points = f"{rate * work.points_per_message:,.0f}" if work.points_per_message > 1 else ""
+    ratio = f"{median(ours) / rate:.2f}x" if ours else ""
+    memory = f"{result['memory'][work.name][name] / 2**20:,.0f} MiB"
+    return f"  {name}", f"{rate:,.0f}", points, ratio, memory, str(len(rounds))
+
+
+STAGES = ("poll", "decode", "ingest", "tick", "checkpoint", "rest")
+
+
+def _profile(result: Result) -> Grid:
+    """Show where ours spends its time, in nanoseconds per message."""
+    rows = []
+    for name, profile in result.get("profile", {}).items():
+        each = [profile["stages_s"].get(stage, 0.0) / profile["messages"] * 1e9 for stage in STAGES]
+        rows.append((name, *(f"{ns:,.0f}" for ns in each), f"{sum(each):,.0f}"))
+    return Grid("Ours by stage, ns a message (waiting for a fetch counts as poll)", ("work", *STAGES, "sum"), rows)
+
+
+def _curve(result: Result) -> Grid:
+    """Show how ours goes over the size of the fleet and the number of partitions."""
+    rows = []
+    for along, points in result.get("curve", {}).items():
+        for count, point in points.items():
+            label = f"{int(count):,} {along}"
+            if "missing" in point:
+                rows.append((f"{label}: missing, {point['missing']}", "", "", ""))
+            else:
+                memory = f"{point['peak_rss_bytes'] / 2**20:,.0f} MiB"
+                rows.append((label, f"{point['messages']:,}", f"{point['messages_per_s']:,.0f}", memory))
+    return Grid("Ours on W1 over GPUs and partitions", ("", "messages", "messages/s", "peak memory"), rows)
+
+
+def _kernels(result: Result) -> Grid:
+    """Show the kernels beside memory."""
+    rows = [
+        (name, f"{found['ns_per_row_and_column']:.1f}", f"{found['plain_passes']:.2f}x")
+        for name, found in result.get("kernels", {}).items()
+    ]
+    return Grid("Kernels on one core", ("kernel", "ns a row and column", "of a plain pass over the same bytes"), rows)
