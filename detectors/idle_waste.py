@@ -16,7 +16,7 @@ from detectors.labels import LabelSet
 from detectors.params import Params
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays
 from kernels.dwell import dwell_add
-from kernels.waste import SIGNAL_TRUST, UNKNOWN, waste_classify
+from kernels.waste import SIGNAL_TRUST, UNKNOWN, waste_classify, waste_find
 
 STATES = (
     "unallocated",
@@ -39,7 +39,8 @@ Kind = Literal[
     "telemetry_disagreement",
 ]
 _DISAGREEMENT = 6  # its index in kinds; kinds 0..5 are states 0..5
-_GRACED = (1, 2, 5)  # a holder that has just started may load a model or wait for its peers
+# A holder that has just started may load a model or wait for its peers: truly_idle, idle_held, keep_alive.
+_GRACED = np.isin(np.arange(_DISAGREEMENT + 1), (1, 2, 5))
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86_400)]
@@ -223,6 +224,7 @@ class IdleWaste:
         )
         self._rules.grow(len(self._state["state"]))
         self._figures: dict[str, Array] = {}
+        self._judged: tuple[Features, int] | None = None
 
     def grow(self, entity_count: int) -> None:
         """Make room for new entities."""
@@ -260,8 +262,7 @@ class IdleWaste:
         disagrees = np.empty(m, np.bool_)
         settled = now_ns - fleet.present_since_ns >= int(0.8e9 * self._params.window_s)
         self._classify(fleet.fresh & settled, fleet.held, state, score, confidence, disagrees)
-        changed = state != self._state["state"]
-        self._state["state_since_ns"][changed] = now_ns
+        self._state["state_since_ns"][state != self._state["state"]] = now_ns
         self._state["state"][:] = state
         dwell_add(
             state,
@@ -272,21 +273,28 @@ class IdleWaste:
             self._state["usd_in_state"],
         )
         self._figures |= {"score": score, "confidence": confidence}
-        kind = np.where(state < _DISAGREEMENT, state, -1).astype(np.int8)
-        kind[disagrees] = _DISAGREEMENT
-        kind = self._excused(kind, now_ns, fleet)
-        each = np.arange(m)
-        usd = np.concatenate([self._state["usd_in_state"][:, :_DISAGREEMENT], np.zeros((m, 1))], axis=1)
-        return Findings(
-            kind=kind,
-            for_ns=self._rules["for_ns"][each, kind],
-            usd_per_hour=score * fleet.usd_per_hour,
-            usd_total=usd[each, kind],
-            confidence=confidence,
+        found = Findings(np.empty(m, np.int8), np.empty(m, np.int64), np.empty(m), np.empty(m), confidence)
+        waste_find(
+            state,
+            disagrees,
+            score,
+            fleet.usd_per_hour,
+            fleet.holder_since_ns,
+            now_ns,
+            int(self._params.grace_s * 1e9),
+            _GRACED,
+            self._rules["exempt"],
+            self._rules["for_ns"],
+            self._state["usd_in_state"],
+            found.kind,
+            found.for_ns,
+            found.usd_per_hour,
+            found.usd_total,
         )
+        return found
 
     def _read(self, now_ns: int, features: Features, fleet: Fleet) -> None:
-        """Read every window once; the figures also serve as evidence."""
+        """Read every window once, and of most the mean alone; the figures also serve as evidence."""
         window_s = self._params.window_s
         activity = features.window(Window(ACTIVITY, window_s, self._params.active_above), now_ns)
         figures: dict[str, Array] = {
@@ -297,7 +305,6 @@ class IdleWaste:
             "activity_variance": activity.variance,
             "signal": features.signal(now_ns),
             "activity_ewma": features.ewma(Ewma(ACTIVITY, window_s))[0],
-            "activity_p95": features.quantile(Histogram(ACTIVITY, self._params.history_half_life_s), 0.95),
         }
         for name, column in (
             ("util", "util_ratio"),
@@ -306,11 +313,19 @@ class IdleWaste:
             ("power", "power_watts"),
             ("io", IO),
         ):
-            figures[name] = features.window(Window(column, window_s), now_ns).mean
+            figures[name] = features.mean(Window(column, window_s), now_ns)
         fb = features.window(Window("fb_used_bytes", window_s), now_ns)
         figures |= {"fb": fb.mean, "fb_range": fb.highest - fb.lowest}
         figures["power_load"] = (figures["power"] - fleet.idle_watts) / (fleet.limit_watts - fleet.idle_watts)
         self._figures = figures
+        self._judged = features, features.folds
+
+    def _p95(self, entity: int) -> float:
+        """Read the percentile only when asked: it serves evidence alone, and costs as much as all windows."""
+        assert self._judged is not None
+        features, folds = self._judged
+        assert features.folds == folds, "evidence is of the last judgement, and a tick was folded since"
+        return features.quantile(Histogram(ACTIVITY, self._params.history_half_life_s), 0.95, entity)
 
     def _classify(
         self,
@@ -360,14 +375,6 @@ class IdleWaste:
             disagrees,
         )
 
-    def _excused(self, kind: NDArray[np.int8], now_ns: int, fleet: Fleet) -> NDArray[np.int8]:
-        """Take back what is exempt, and idleness of holders that have only just started."""
-        each = np.arange(len(kind))
-        young = now_ns - fleet.holder_since_ns < int(self._params.grace_s * 1e9)
-        graced = young & (fleet.holder_since_ns > 0) & np.isin(kind, _GRACED)
-        exempt = self._rules["exempt"][each, kind]
-        return np.where(graced | exempt, -1, kind).astype(np.int8)
-
     def evidence(self, entity: int) -> Mapping[str, float | str]:
         """Return the figures of the last judgement: windows are of window_s, percentiles of hours."""
         f = {name: float(column[entity]) for name, column in self._figures.items()}
@@ -379,7 +386,7 @@ class IdleWaste:
             "activity_mean_ratio": f["activity"],
             "activity_highest_ratio": f["activity_highest"],
             "activity_ewma_ratio": f["activity_ewma"],
-            "activity_p95_ratio": f["activity_p95"],
+            "activity_p95_ratio": self._p95(entity),
             "util_mean_ratio": f["util"],
             "tensor_mean_ratio": f["tensor"],
             "dram_mean_ratio": f["dram"],

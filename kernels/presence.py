@@ -1,0 +1,124 @@
+"""When entities were there, and whether they still report under the labels that are known of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels._jit import kernel
+
+
+@kernel
+def presence_read(
+    order: NDArray[np.int64],
+    entity: NDArray[np.int32],
+    time_ns: NDArray[np.int64],
+    out_entity: NDArray[np.int32],
+    out_first_ns: NDArray[np.int64],
+    out_last_ns: NDArray[np.int64],
+    out_start: NDArray[np.int64],
+    out_count: NDArray[np.int64],
+) -> None:
+    """Find the entities that have rows, with their first and last time.
+
+    Rows    order int64[n], the rows by (entity, time_ns); entity int32[n], time_ns int64[n], as they came
+    Output  the first out_count[0] of each are filled: out_entity int32[n]; out_first_ns, out_last_ns int64[n];
+            out_start int64[n + 1], where each entity's rows begin in `order`, and one more for the end of the last.
+            out_count int64[1], how many entities
+    """
+    count = 0
+    for k in range(order.size):
+        i = order[k]
+        if count == 0 or entity[i] != out_entity[count - 1]:
+            out_entity[count] = entity[i]
+            out_first_ns[count] = time_ns[i]
+            out_start[count] = k
+            count += 1
+        out_last_ns[count - 1] = time_ns[i]
+    out_start[count] = order.size
+    out_count[0] = count
+
+
+@kernel
+def presence_add(
+    entity: NDArray[np.int32],
+    first_ns: NDArray[np.int64],
+    last_ns: NDArray[np.int64],
+    stale_ns: int,
+    first_seen_ns: NDArray[np.int64],
+    present_since_ns: NDArray[np.int64],
+    last_seen_ns: NDArray[np.int64],
+) -> None:
+    """Note when entities were there; one that was silent for too long is present anew.
+
+    Rows        entity int32[k], each once; first_ns, last_ns int64[k], of its rows in this tick
+    Parameters  stale_ns, a longer silence ends a presence
+    State       first_seen_ns, present_since_ns, last_seen_ns int64[m], 0 = never
+    """
+    for i in range(entity.size):
+        e = entity[i]
+        if first_seen_ns[e] == 0:
+            first_seen_ns[e] = first_ns[i]
+            present_since_ns[e] = first_ns[i]
+        elif first_ns[i] - last_seen_ns[e] > stale_ns:
+            present_since_ns[e] = first_ns[i]
+        last_seen_ns[e] = max(last_seen_ns[e], last_ns[i])
+
+
+@kernel
+def holder_confirm(
+    entity: NDArray[np.int32],
+    last_ns: NDArray[np.int64],
+    start: NDArray[np.int64],
+    label_set: NDArray[np.int32],
+    time_ns: NDArray[np.int64],
+    names_holder: NDArray[np.bool_],
+    settled: NDArray[np.int32],
+    attributed_ns: NDArray[np.int64],
+    out_unsettled: NDArray[np.int64],
+    out_count: NDArray[np.int64],
+) -> None:
+    """Pass over entities that report under the same labels as in their tick before: that says nothing new of them.
+
+    An entity is settled when all its label sets of a tick were still there at its last instant (time-slicing names one
+    holder in each) and are those of its tick before. Whoever they name is then confirmed as of that instant.
+
+    Rows        entity int32[k], last_ns int64[k], start int64[k + 1]: as presence_read gives them; label_set int32[n],
+                time_ns int64[n], by (entity, time)
+    Parameters  names_holder bool[label sets]
+    State       settled int32[m, s], an entity's label sets in order of id, -1 = none; all -1 while it is not settled, or
+                has more than s. attributed_ns int64[m], when labels last named its holder
+    Output      out_unsettled int64[k], indices into the entities: the first out_count[0] are filled; out_count int64[1]
+    """
+    most = settled.shape[1]
+    found = np.empty(most, np.int32)
+    out_count[0] = 0
+    for i in range(entity.size):
+        e = entity[i]
+        count = 0
+        fits = True
+        for k in range(start[i + 1] - 1, start[i] - 1, -1):
+            place = count
+            while place > 0 and found[place - 1] >= label_set[k]:
+                place -= 1
+            if place < count and found[place] == label_set[k]:
+                continue
+            if count == most or time_ns[k] != last_ns[i]:
+                fits = False
+                break
+            for j in range(count, place, -1):
+                found[j] = found[j - 1]
+            found[place] = label_set[k]
+            count += 1
+        same = fits
+        named = False
+        for j in range(most):
+            now = found[j] if fits and j < count else -1
+            same = same and settled[e, j] == now
+            settled[e, j] = now
+            named = named or (now >= 0 and names_holder[now])
+        if not same:
+            out_unsettled[out_count[0]] = i
+            out_count[0] += 1
+        elif named:
+            attributed_ns[e] = max(attributed_ns[e], last_ns[i])
