@@ -14,7 +14,7 @@ from kernels.activity import activity_select, signal_read
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
 from kernels.latest import latest_add
-from kernels.window import window_add, window_mean, window_read
+from kernels.window import window_add, window_mean, window_range, window_read
 
 ACTIVITY = "activity_ratio"  # the best of SM, GR_ENGINE and UTIL that the GPU has
 IO = "io_bytes_per_s"  # PCIe both ways and NVLink
@@ -61,8 +61,6 @@ class WindowFigures:
     duty: NDArray[np.float64]
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
-    lowest: NDArray[np.float64]
-    highest: NDArray[np.float64]
 
 
 _WINDOW = {
@@ -182,12 +180,25 @@ class Features:
         """Read a window as of now_ns."""
         m = len(self._signal)
         if feature not in self._filled:
-            return WindowFigures(np.zeros(m, np.int64), *[np.full(m, np.nan)] * 5)
-        out = WindowFigures(np.empty(m, np.int64), *(np.empty(m) for _ in range(5)))
-        arrays = [self._states[feature][name] for name in _WINDOW]
-        arrays += [out.count, out.duty, out.mean, out.variance, out.lowest, out.highest]
+            return WindowFigures(np.zeros(m, np.int64), *[np.full(m, np.nan)] * 3)
+        out = WindowFigures(np.empty(m, np.int64), *(np.empty(m) for _ in range(3)))
+        state = self._states[feature]
+        arrays = [state[name] for name in ("pane", "count", "active", "mean", "sum_sq_dev")]
+        arrays += [out.count, out.duty, out.mean, out.variance]
         window_read(now_ns, _pane_ns(feature), *arrays)
         return out
+
+    def range(
+        self, feature: Window, now_ns: int, entities: slice = slice(None)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Read the lowest and highest value in a window as of now_ns, of some entities perhaps; NaN while it is empty."""
+        state = self._states[feature]
+        pane = state["pane"][entities]
+        lowest, highest = np.full(len(pane), np.nan), np.full(len(pane), np.nan)
+        if feature in self._filled:
+            known = state["lowest"][entities], state["highest"][entities]
+            window_range(now_ns, _pane_ns(feature), pane, *known, lowest, highest)
+        return lowest, highest
 
     def mean(self, feature: Window, now_ns: int) -> NDArray[np.float64]:
         """Read only the mean of a window as of now_ns, NaN while it is empty."""

@@ -200,6 +200,7 @@ class IdleWaste:
 
     def __init__(self, params: IdleWasteParams, resume: Snapshot | None) -> None:
         self._params = params
+        self._activity = Window(ACTIVITY, params.window_s, params.active_above)
         self.keep_firing_for_ns = int(params.keep_firing_for_s * 1e9)
         states, kinds = len(STATES), len(self.kinds)
         self._state = StateArrays(
@@ -224,7 +225,7 @@ class IdleWaste:
         )
         self._rules.grow(len(self._state["state"]))
         self._figures: dict[str, Array] = {}
-        self._judged: tuple[Features, int] | None = None
+        self._judged: tuple[Features, int, int] | None = None
 
     def grow(self, entity_count: int) -> None:
         """Make room for new entities."""
@@ -296,12 +297,11 @@ class IdleWaste:
     def _read(self, now_ns: int, features: Features, fleet: Fleet) -> None:
         """Read every window once, and of most the mean alone; the figures also serve as evidence."""
         window_s = self._params.window_s
-        activity = features.window(Window(ACTIVITY, window_s, self._params.active_above), now_ns)
+        activity = features.window(self._activity, now_ns)
         figures: dict[str, Array] = {
             "count": activity.count,
             "duty": activity.duty,
             "activity": activity.mean,
-            "activity_highest": activity.highest,
             "activity_variance": activity.variance,
             "signal": features.signal(now_ns),
             "activity_ewma": features.ewma(Ewma(ACTIVITY, window_s))[0],
@@ -314,18 +314,21 @@ class IdleWaste:
             ("io", IO),
         ):
             figures[name] = features.mean(Window(column, window_s), now_ns)
-        fb = features.window(Window("fb_used_bytes", window_s), now_ns)
-        figures |= {"fb": fb.mean, "fb_range": fb.highest - fb.lowest}
+        fb = Window("fb_used_bytes", window_s)
+        lowest, highest = features.range(fb, now_ns)
+        figures |= {"fb": features.mean(fb, now_ns), "fb_range": highest - lowest}
         figures["power_load"] = (figures["power"] - fleet.idle_watts) / (fleet.limit_watts - fleet.idle_watts)
         self._figures = figures
-        self._judged = features, features.folds
+        self._judged = features, features.folds, now_ns
 
-    def _p95(self, entity: int) -> float:
-        """Read the percentile only when asked: it serves evidence alone, and costs as much as all windows."""
+    def _asked(self, entity: int) -> tuple[float, float]:
+        """Read highest value and percentile only when asked: they serve evidence alone, and cost as much as all the rest."""
         assert self._judged is not None
-        features, folds = self._judged
+        features, folds, now_ns = self._judged
         assert features.folds == folds, "evidence is of the last judgement, and a tick was folded since"
-        return features.quantile(Histogram(ACTIVITY, self._params.history_half_life_s), 0.95, entity)
+        highest = features.range(self._activity, now_ns, slice(entity, entity + 1))[1]
+        history = Histogram(ACTIVITY, self._params.history_half_life_s)
+        return float(highest[0]), features.quantile(history, 0.95, entity)
 
     def _classify(
         self,
@@ -377,6 +380,7 @@ class IdleWaste:
 
     def evidence(self, entity: int) -> Mapping[str, float | str]:
         """Return the figures of the last judgement: windows are of window_s, percentiles of hours."""
+        highest, p95 = self._asked(entity)
         f = {name: float(column[entity]) for name, column in self._figures.items()}
         shown: dict[str, float | str] = {
             "window_s": self._params.window_s,
@@ -384,9 +388,9 @@ class IdleWaste:
             "samples": f["count"],
             "duty_ratio": f["duty"],
             "activity_mean_ratio": f["activity"],
-            "activity_highest_ratio": f["activity_highest"],
+            "activity_highest_ratio": highest,
             "activity_ewma_ratio": f["activity_ewma"],
-            "activity_p95_ratio": self._p95(entity),
+            "activity_p95_ratio": p95,
             "util_mean_ratio": f["util"],
             "tensor_mean_ratio": f["tensor"],
             "dram_mean_ratio": f["dram"],

@@ -141,6 +141,10 @@ def window_read(time_ns, value, now_ns, pane_ns, panes, active_above):
     return len(v), np.mean(v > active_above), v.mean(), v.var(), v.min(), v.max()
 
 
+def window_range(time_ns, value, now_ns, pane_ns, panes):
+    return window_read(time_ns, value, now_ns, pane_ns, panes, 0.0)[4:]
+
+
 def window_mean(time_ns, value, now_ns, pane_ns, panes):
     return window_read(time_ns, value, now_ns, pane_ns, panes, 0.0)[2]
 

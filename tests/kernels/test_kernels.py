@@ -17,7 +17,7 @@ from kernels.presence import holder_confirm, presence_add, presence_read
 from kernels.rows import rows_merge, rows_number, rows_sort
 from kernels.waste import SIGNAL_TRUST, waste_classify, waste_find
 from kernels.watermark import watermark_advance
-from kernels.window import window_add, window_mean, window_read
+from kernels.window import window_add, window_mean, window_range, window_read
 from tests.kernels import naive
 
 ENTITIES = 4
@@ -74,8 +74,10 @@ def windows(entity, time_ns, value, pieces):
 
 
 def read(state, now_ns):
+    """Return count, duty, mean, variance, lowest and highest."""
     out = [np.empty(ENTITIES, np.int64), *(np.empty(ENTITIES) for _ in range(5))]
-    window_read(now_ns, PANE_NS, *state, *out)
+    window_read(now_ns, PANE_NS, *state[:5], *out[:4])
+    window_range(now_ns, PANE_NS, state[0], *state[5:], *out[4:])
     return out
 
 
@@ -97,8 +99,10 @@ def test_a_window_holds_exactly_the_samples_of_its_panes(history, now_s):
     mean = np.empty(ENTITIES)
     window_mean(now_ns, PANE_NS, whole[0], whole[1], whole[3], mean)
     assert np.array_equal(mean, figures[2], equal_nan=True)
-    own = [naive.window_mean(time_ns[entity == e], value[entity == e], now_ns, PANE_NS, PANES) for e in range(ENTITIES)]
-    assert np.allclose(mean, own, rtol=1e-9, atol=1e-12, equal_nan=True)
+    for e in range(ENTITIES):
+        history = time_ns[entity == e], value[entity == e], now_ns, PANE_NS, PANES
+        assert np.allclose(mean[e], naive.window_mean(*history), rtol=1e-9, atol=1e-12, equal_nan=True)
+        assert np.array_equal([f[e] for f in figures[4:]], naive.window_range(*history), equal_nan=True)
 
 
 def test_a_window_keeps_its_variance_beside_a_large_mean():
