@@ -224,6 +224,8 @@ class IdleWaste:
             None,
         )
         self._rules.grow(len(self._state["state"]))
+        # Worked out once for each override, and last for those that none applies to: labels change all the time.
+        self._bounds = [self._bounds_under(rule) for rule in (*params.overrides, Override())]
         self._figures: dict[str, Array] = {}
         self._judged: tuple[Features, int, int] | None = None
 
@@ -243,17 +245,21 @@ class IdleWaste:
 
     def describe(self, entity: int, labels: LabelSet, owner: str) -> None:
         """Find the override that applies to the entity and note its bounds."""
+        overrides = self._params.overrides
+        rule = next((i for i, o in enumerate(overrides) if _matches(o, labels, owner)), len(overrides))
+        for name, value in self._bounds[rule].items():
+            self._rules[name][entity] = value
+
+    def _bounds_under(self, rule: Override) -> dict[str, Any]:
         params = self._params
-        rule = next((o for o in params.overrides if _matches(o, labels, owner)), Override())
-        pick = [rule.idle_duty_max, rule.efficiency_min]
-        self._rules["idle_duty_max"][entity] = params.idle_duty_max if pick[0] is None else pick[0]
-        self._rules["efficiency_min"][entity] = params.efficiency_min if pick[1] is None else pick[1]
         default_for_s = IdleWasteParams().for_s | params.for_s | rule.for_s
-        for k, kind in enumerate(self.kinds):
-            seconds = default_for_s[kind.name]  # type: ignore[index]
-            self._rules["for_ns"][entity, k] = int(seconds * 1e9)
-            exempt = rule.exempt if isinstance(rule.exempt, bool) else kind.name in rule.exempt
-            self._rules["exempt"][entity, k] = exempt
+        exempt = [rule.exempt if isinstance(rule.exempt, bool) else kind.name in rule.exempt for kind in self.kinds]
+        return {
+            "idle_duty_max": params.idle_duty_max if rule.idle_duty_max is None else rule.idle_duty_max,
+            "efficiency_min": params.efficiency_min if rule.efficiency_min is None else rule.efficiency_min,
+            "for_ns": np.array([int(default_for_s[kind.name] * 1e9) for kind in self.kinds], np.int64),  # type: ignore[index]
+            "exempt": np.array(exempt, np.bool_),
+        }
 
     def evaluate(self, now_ns: int, tick_s: float, features: Features, fleet: Fleet) -> Findings:
         """Judge every entity, charge the tick to its state, and return what holds."""

@@ -35,8 +35,10 @@ class Scale:
             self._percent["seen_ns"][self._node(name)] = seen_ns
 
     def _node(self, name: str) -> int:
-        node = self._nodes.setdefault(name, len(self._nodes))
-        self._percent.grow(len(self._nodes))
+        node = self._nodes.get(name)
+        if node is None:
+            node = self._nodes[name] = len(self._nodes)
+            self._percent.grow(len(self._nodes))
         return node
 
     def grow(self, entity_count: int) -> None:
