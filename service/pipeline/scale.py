@@ -28,11 +28,9 @@ class Scale:
         self._percent = StateArrays(
             {"seen_ns": ArraySpec(np.int64, -1)}, None
         )  # by node: when it last sent more than 1
-        self._remember(resume)
-
-    def _remember(self, percent_seen_ns: Mapping[str, int]) -> None:
-        for name, seen_ns in percent_seen_ns.items():
-            self._percent["seen_ns"][self._node(name)] = seen_ns
+        for name, seen_ns in resume.items():
+            node = self._node(name)
+            self._percent["seen_ns"][node] = seen_ns
 
     def _node(self, name: str) -> int:
         node = self._nodes.get(name)
