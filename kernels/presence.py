@@ -86,7 +86,7 @@ def holder_confirm(
     Rows        entity int32[k], last_ns int64[k], start int64[k + 1]: as presence_read gives them; label_set int32[n],
                 time_ns int64[n], by (entity, time)
     Parameters  names_holder bool[label sets]
-    State       settled int32[m, s], an entity's label sets in order of id, -1 = none; all -1 while it is not settled, or
+    State       settled int32[m, s >= 2], an entity's label sets in order of id, -1 = none; all -1 while it is not settled, or
                 has more than s. attributed_ns int64[m], when labels last named its holder
     Output      out_unsettled int64[k], indices into the entities: the first out_count[0] are filled; out_count int64[1]
     """
@@ -95,6 +95,16 @@ def holder_confirm(
     out_count[0] = 0
     for i in range(entity.size):
         e = entity[i]
+        only = label_set[start[i]]
+        k = start[i] + 1
+        while k < start[i + 1] and label_set[k] == only:
+            k += 1
+        if (
+            k == start[i + 1] and settled[e, 0] == only and settled[e, 1] < 0
+        ):  # nearly every entity in nearly every tick
+            if names_holder[only]:
+                attributed_ns[e] = max(attributed_ns[e], last_ns[i])
+            continue
         count = 0
         fits = True
         for k in range(start[i + 1] - 1, start[i] - 1, -1):
