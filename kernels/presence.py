@@ -78,20 +78,22 @@ def holder_confirm(
     out_unsettled: NDArray[np.int64],
     out_count: NDArray[np.int64],
 ) -> None:
-    """Pass over entities that report under the same labels as in their tick before: that says nothing new of them.
+    """Pass over entities that report under the same labels as before: that says nothing new of them.
 
-    An entity is settled when all its label sets of a tick were still there at its last instant (time-slicing names one
-    holder in each) and are those of its tick before. Whoever they name is then confirmed as of that instant.
+    An entity is settled when its label sets are those of its tick before, and were last seen in the same order, newest
+    first: at one instant together (time-slicing names one holder in each), or one after another (two exporters). Whoever
+    is named newest is then confirmed as of that instant.
 
     Rows        entity int32[k], last_ns int64[k], start int64[k + 1]: as presence_read gives them; label_set int32[n],
                 time_ns int64[n], by (entity, time)
     Parameters  names_holder bool[label sets]
-    State       settled int32[m, s >= 2], an entity's label sets in order of id, -1 = none; all -1 while it is not settled, or
-                has more than s. attributed_ns int64[m], when labels last named its holder
+    State       settled int32[m, s >= 2], an entity's label sets, newest first and by id within an instant, as -2 - id
+                when last seen together with the one before, -1 = none; all -1 while it is not settled, or has more than
+                s. attributed_ns int64[m], when labels last named its holder
     Output      out_unsettled int64[k], indices into the entities: the first out_count[0] are filled; out_count int64[1]
     """
     most = settled.shape[1]
-    found = np.empty(most, np.int32)
+    found, seen_ns = np.empty(most, np.int32), np.empty(most, np.int64)
     out_count[0] = 0
     for i in range(entity.size):
         e = entity[i]
@@ -99,36 +101,36 @@ def holder_confirm(
         k = start[i] + 1
         while k < start[i + 1] and label_set[k] == only:
             k += 1
-        if (
-            k == start[i + 1] and settled[e, 0] == only and settled[e, 1] < 0
-        ):  # nearly every entity in nearly every tick
+        if k == start[i + 1] and settled[e, 0] == only and settled[e, 1] == -1:  # nearly always
             if names_holder[only]:
                 attributed_ns[e] = max(attributed_ns[e], last_ns[i])
             continue
         count = 0
-        fits = True
         for k in range(start[i + 1] - 1, start[i] - 1, -1):
-            place = count
-            while place > 0 and found[place - 1] >= label_set[k]:
-                place -= 1
-            if place < count and found[place] == label_set[k]:
+            known = count > most
+            for j in range(min(count, most)):
+                known = known or found[j] == label_set[k]
+            if known:
                 continue
-            if count == most or time_ns[k] != last_ns[i]:
-                fits = False
-                break
-            for j in range(count, place, -1):
-                found[j] = found[j - 1]
-            found[place] = label_set[k]
+            place = count
             count += 1
-        same = fits
-        named = False
+            while count <= most and place > 0 and seen_ns[place - 1] == time_ns[k] and found[place - 1] > label_set[k]:
+                found[place] = found[place - 1]
+                place -= 1
+            if count <= most:
+                found[place], seen_ns[count - 1] = label_set[k], time_ns[k]
+        same = count <= most
+        named_ns = -1
         for j in range(most):
-            now = found[j] if fits and j < count else -1
+            now = found[j] if j < count <= most else -1
+            if now >= 0 and named_ns < 0 and names_holder[now]:
+                named_ns = seen_ns[j]
+            if now >= 0 and j > 0 and seen_ns[j] == seen_ns[j - 1]:
+                now = -2 - now
             same = same and settled[e, j] == now
             settled[e, j] = now
-            named = named or (now >= 0 and names_holder[now])
         if not same:
             out_unsettled[out_count[0]] = i
             out_count[0] += 1
-        elif named:
-            attributed_ns[e] = max(attributed_ns[e], last_ns[i])
+        elif named_ns >= 0:
+            attributed_ns[e] = max(attributed_ns[e], named_ns)

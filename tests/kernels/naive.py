@@ -48,14 +48,15 @@ def holder_confirm(ticks, names_holder, most):
     """Of one entity: in which ticks it is unsettled, and when its holder was last confirmed. A tick is (label set, time)s."""
     unsettled, before, attributed_ns = [], None, 0
     for i, rows in enumerate(ticks):
-        last_ns = max(t for _, t in rows)
-        names = {label_set for label_set, _ in rows}
-        at_last = {label_set for label_set, t in rows if t == last_ns}
-        settled = names if names == at_last and len(names) <= most else None
+        seen_ns = {label_set: max(t for other, t in rows if other == label_set) for label_set, _ in rows}
+        instants = sorted(set(seen_ns.values()))
+        order = [{name for name, t in seen_ns.items() if t == instant} for instant in instants]
+        settled = order if len(seen_ns) <= most else None
+        holders = [t for label_set, t in seen_ns.items() if names_holder[label_set]]
         if settled is None or settled != before:
             unsettled.append(i)
-        elif any(names_holder[label_set] for label_set in names):
-            attributed_ns = max(attributed_ns, last_ns)
+        elif holders:
+            attributed_ns = max(attributed_ns, *holders)
         before = settled
     return unsettled, attributed_ns
 

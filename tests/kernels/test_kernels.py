@@ -235,11 +235,11 @@ def test_a_silence_that_is_too_long_begins_a_new_presence(steps):
     assert tuple(int(s[0]) for s in state) == naive.presence_add(visits, 30)
 
 
-MOST = 2
+MOST = 3
 one_tick = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), min_size=1, max_size=5)
 
 
-@settings(max_examples=300)
+@settings(max_examples=600)
 @given(st.lists(st.lists(one_tick, min_size=2, max_size=2), min_size=1, max_size=6))
 def test_only_who_reports_under_other_labels_than_before_is_unsettled(ticks):
     names_holder = np.array([True, False, True, False])

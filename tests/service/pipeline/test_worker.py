@@ -201,12 +201,19 @@ def test_holders_that_share_a_gpu_are_the_same_to_a_worker_that_has_just_started
 def test_labels_that_say_nothing_new_are_not_looked_at(monkeypatch):
     label_sets = LabelSets()
     tested = worker(configuration(), label_sets)
-    tested.ingest(shared(label_sets, range(0, 120, 15), ["a", "b"], sm_active_ratio=0.5))
-    tested.advance(frozenset(), lambda _: None)
+
+    def send(start, pods):
+        """Two pods share the GPU; an exporter that knows of no pods comes after them."""
+        tested.ingest(shared(label_sets, [start], pods, sm_active_ratio=0.5))
+        tested.ingest(one(label_sets, [start + 5], gpu(pod="", namespace=""), power_watts=300.0))
+        return tested.advance(frozenset(), lambda _: None)
+
+    for start in range(0, 120, 15):
+        send(start, ["a", "b"])
     monkeypatch.setattr(type(tested.entities), "describe", None)
     monkeypatch.setattr("detectors.labels.LabelSet.entity_key", None)
-    tested.ingest(shared(label_sets, range(120, 600, 15), ["b", "a"], sm_active_ratio=0.5))
-    assert tested.advance(frozenset(), lambda _: None) > 20
+    assert sum(send(start, ["b", "a"]) for start in range(120, 600, 15)) > 20
+    assert (tested.entities.labels[0].pod, tested.entities.state["sharers"][0]) == ("a", 2)
 
 
 def test_forgetting_some_gpus_leaves_the_others_as_a_restart_would():
