@@ -97,7 +97,7 @@ class Detector(Protocol):
         ...
 
     def evidence(self, entity: int) -> Mapping[str, float | str]:
-        """Return the figures behind the last judgement of one entity, in display order."""
+        """Return the figures behind the last judgement of one entity, in display order. Asked before the next fold."""
         ...
 
     def snapshot(self) -> dict[str, Array]:

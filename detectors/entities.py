@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.labels import LabelSet
+from detectors.labels import LabelSet, LabelSets
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
+from kernels.presence import holder_confirm, presence_add, presence_read
 
 PLACEMENT = tuple(LabelSet._fields.index(name) for name in (
     "cluster", "region", "node", "gpu", "uuid", "mig_id", "mig_profile", "model", "instance_type", "capacity_type",
@@ -23,6 +24,37 @@ class Sighting(NamedTuple):
     labels: LabelSet
     first_ns: int
     last_ns: int
+
+
+class Presence:
+    """The entities that have rows in a tick, and when: arrays over these entities, in order of id.
+
+    entity int32[k]; first_ns, last_ns int64[k]; start int64[k + 1], where each one's rows begin in label_set int32[n] and
+    time_ns int64[n], which are sorted by (entity, time).
+    """
+
+    def __init__(
+        self,
+        order: NDArray[np.int64],
+        entity: NDArray[np.int32],
+        label_set: NDArray[np.int32],
+        time_ns: NDArray[np.int64],
+    ) -> None:
+        n = len(order)
+        present, first_ns, last_ns = np.empty(n, np.int32), np.empty(n, np.int64), np.empty(n, np.int64)
+        start, count = np.empty(n + 1, np.int64), np.zeros(1, np.int64)
+        presence_read(order, entity, time_ns, present, first_ns, last_ns, start, count)
+        k = int(count[0])
+        self.entity, self.first_ns, self.last_ns, self.start = present[:k], first_ns[:k], last_ns[:k], start[: k + 1]
+        self.label_set, self.time_ns = label_set[order], time_ns[order]
+
+    def sightings(self, index: int, label_sets: LabelSets) -> list[Sighting]:
+        """Return the label sets under which one of these entities reported."""
+        times: dict[int, list[int]] = {}
+        rows = slice(self.start[index], self.start[index + 1])
+        for label_set, time_ns in zip(self.label_set[rows].tolist(), self.time_ns[rows].tolist(), strict=True):
+            times.setdefault(label_set, []).append(time_ns)
+        return [Sighting(label_sets[i], own[0], own[-1]) for i, own in times.items()]
 
 
 class Entities:
@@ -42,10 +74,15 @@ class Entities:
         self.labels: list[LabelSet] = []
         self._ids: dict[str, int] = {}
         self.clusters_with_holders: set[str] = set()
+        self._clusters = {"": 0}  # a number for each cluster, so that held() need not look at names
+        self._places = StateArrays({"cluster": ArraySpec(np.int32, 0)}, None)
         if resume is not None:
             self.labels = [LabelSet(*row) for row in resume["labels"].tolist()]
             self.clusters_with_holders = set(resume["clusters_with_holders"].tolist())
             self._ids = {labels.entity_key(): i for i, labels in enumerate(self.labels)}
+            self._places.grow(len(self.labels))
+            for entity in range(len(self.labels)):
+                self._locate(entity)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,6 +90,14 @@ class Entities:
     def find(self, key: str) -> int | None:
         """Return the id of a known entity."""
         return self._ids.get(key)
+
+    def ids(self) -> Mapping[str, int]:
+        """Return the ids of all entities by their keys."""
+        return self._ids
+
+    def _locate(self, entity: int) -> None:
+        cluster = self.labels[entity].cluster
+        self._places["cluster"][entity] = self._clusters.setdefault(cluster, len(self._clusters))
 
     def admit(self, labels: Iterable[LabelSet]) -> tuple[list[int], set[str]]:
         """Give ids to new entities in order of their keys; return the new ids and the keys there was no room for."""
@@ -67,16 +112,29 @@ class Entities:
             admitted.append(len(self.labels))
             self.labels.append(LabelSet()._replace(uuid=fresh[key].uuid, mig_id=fresh[key].mig_id))
         self.state.grow(len(self.labels))
+        self._places.grow(len(self.labels))
         return admitted, refused
 
-    def seen(self, entity: NDArray[np.int64], first_ns: NDArray[np.int64], last_ns: NDArray[np.int64]) -> None:
-        """Note the first and last row of entities in a tick; each entity at most once."""
-        state = self.state
-        new = state["first_seen_ns"][entity] == 0
-        returned = new | (first_ns - state["last_seen_ns"][entity] > self._stale_ns)
-        state["first_seen_ns"][entity[new]] = first_ns[new]
-        state["present_since_ns"][entity[returned]] = first_ns[returned]
-        state["last_seen_ns"][entity] = np.maximum(state["last_seen_ns"][entity], last_ns)
+    def seen(self, presence: Presence) -> None:
+        """Note the first and last row of entities in a tick."""
+        names = ("first_seen_ns", "present_since_ns", "last_seen_ns")
+        state = [self.state[name] for name in names]
+        presence_add(presence.entity, presence.first_ns, presence.last_ns, self._stale_ns, *state)
+
+    def confirm(
+        self, presence: Presence, names_holder: NDArray[np.bool_], settled: NDArray[np.int32]
+    ) -> NDArray[np.int64]:
+        """Note who reports under the same labels as before: what `describe` would do, for many at once.
+
+        names_holder bool[label sets]; settled int32[m, s] is updated, see the kernel. Returns int64: indices into
+        `presence` of the others, which `describe` must see.
+        """
+        p = presence
+        unsettled, count = np.empty(len(p.entity), np.int64), np.zeros(1, np.int64)
+        rows = p.entity, p.last_ns, p.start, p.label_set, p.time_ns
+        scratch = np.empty(settled.shape[1], np.int32), np.empty(settled.shape[1], np.int64)
+        holder_confirm(*rows, names_holder, settled, self.state["attributed_ns"], *scratch, unsettled, count)
+        return unsettled[: count[0]]
 
     def describe(self, entity: int, sightings: Sequence[Sighting]) -> bool:
         """Take in the label sets of one tick; return whether the entity's labels changed.
@@ -98,12 +156,8 @@ class Entities:
         merged = LabelSet(*known)
         changed = merged != self.labels[entity]
         self.labels[entity] = merged
+        self._locate(entity)
         return changed
-
-    def confirm(self, entity: NDArray[np.int64], last_ns: NDArray[np.int64]) -> None:
-        """Note that entities report under the same holder as before: what `describe` would do, for many at once."""
-        newest = np.maximum(self.state["attributed_ns"][entity], last_ns)
-        self.state["attributed_ns"][entity] = newest
 
     def _hold(self, entity: int, known: list[str], holder: LabelSet, first_ns: int, last_ns: int) -> None:
         if [holder[i] for i in ATTRIBUTION] != [known[i] for i in ATTRIBUTION]:
@@ -126,8 +180,10 @@ class Entities:
     def held(self) -> NDArray[np.bool_]:
         """Return bool[m]: somebody holds the entity. Where no holder was ever named in its cluster, all count as held."""
         held = self.state["attributed_ns"] > 0
-        for entity in np.flatnonzero(~held).tolist():
-            held[entity] = self.labels[entity].cluster not in self.clusters_with_holders
+        if held.all():
+            return held
+        unnamed = np.array([name not in self.clusters_with_holders for name in self._clusters], np.bool_)
+        held |= unnamed[self._places["cluster"]]
         return held
 
     def keep(self, entities: NDArray[np.int64]) -> None:
@@ -135,6 +191,7 @@ class Entities:
         self.labels = [self.labels[entity] for entity in entities.tolist()]
         self._ids = {labels.entity_key(): i for i, labels in enumerate(self.labels)}
         self.state.keep(entities)
+        self._places.keep(entities)
 
     def snapshot(self) -> dict[str, Array]:
         """Return copies: arrays, and labels as one text array [m, fields]."""

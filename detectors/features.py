@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.columns import COLUMNS, INDEX
+from detectors.columns import COLUMNS
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
-from kernels.activity import activity_select
+from kernels.activity import activity_select, signal_read
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
 from kernels.latest import latest_add
-from kernels.window import window_add, window_read
+from kernels.window import BLOCK, window_add, window_mean, window_range, window_read
 
 ACTIVITY = "activity_ratio"  # the best of SM, GR_ENGINE and UTIL that the GPU has
 IO = "io_bytes_per_s"  # PCIe both ways and NVLink
 DERIVED = (ACTIVITY, IO)
+_SIGNALS = ("sm_active_ratio", "gr_engine_ratio", "util_ratio")  # best first
+_TRAFFIC = ("pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_bytes_per_s")
 PANES = 5
 
 
@@ -59,8 +61,6 @@ class WindowFigures:
     duty: NDArray[np.float64]
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
-    lowest: NDArray[np.float64]
-    highest: NDArray[np.float64]
 
 
 _WINDOW = {
@@ -78,12 +78,10 @@ _EWMA = {
     "variance": ArraySpec(np.float64, 0),
 }
 _LATEST = {
-    "value": ArraySpec(np.float64, np.nan, (len(COLUMNS),)),
-    "value_time_ns": ArraySpec(np.int64, 0, (len(COLUMNS),)),
-    "signal_time_ns": ArraySpec(np.int64, -(1 << 62), (3,)),
-    "activity": ArraySpec(np.float64, np.nan),
-    "activity_time_ns": ArraySpec(np.int64, 0),
+    "value": ArraySpec(np.float64, np.nan),
+    "time_ns": ArraySpec(np.int64, 0),
 }
+_SIGNAL = {"signal_time_ns": ArraySpec(np.int64, -(1 << 62), (3,))}
 
 
 def _specs(feature: Feature) -> dict[str, ArraySpec]:
@@ -97,54 +95,68 @@ def _specs(feature: Feature) -> dict[str, ArraySpec]:
 
 
 class Features:
-    """The statistics of every entity. Order of calls per tick: grow, fold, then any number of reads."""
+    """The statistics of every entity. Order of calls per tick: grow, fold, then any number of reads.
+
+    `folds` counts the calls of fold, so that a reader can tell whether it still reads the same tick.
+    """
 
     def __init__(self, required: Iterable[Feature], stale_ns: int, resume: Snapshot | None) -> None:
         self._stale_ns = stale_ns
-        self._latest = StateArrays(_LATEST, under("latest.", resume))
+        self._block = np.empty(BLOCK)
+        saved = under("latest.", resume)
+        self._signal = StateArrays(_SIGNAL, saved)
+        # Newest values by column, of those columns that ever occurred: an exporter sends few of the many that there are.
+        self._latest = {} if saved is None else _latest_resumed(saved)
         self._states = {
             # A statistic that the saved state lacks starts fresh: the configuration asks for it since then.
             feature: StateArrays(_specs(feature), under(f"{feature}.", resume) or None)
             for feature in sorted(set(required), key=repr)
         }
+        windows = {f: state for f, state in self._states.items() if isinstance(f, Window)}
+        self._filled: set[Feature] = {f for f, state in windows.items() if (state["pane"] >= 0).any()}
+        self.folds = 0
+
+    def _all(self) -> list[StateArrays]:
+        return [self._signal, *self._latest.values(), *self._states.values()]
 
     def grow(self, entity_count: int) -> None:
         """Make room for new entities."""
-        for state in (self._latest, *self._states.values()):
+        for state in self._all():
             state.grow(entity_count)
 
     def keep(self, entities: NDArray[np.int64]) -> None:
         """Keep only these entities, which get the ids 0.. in this order."""
-        for state in (self._latest, *self._states.values()):
+        for state in self._all():
             state.keep(entities)
 
-    def fold(self, entity: NDArray[np.int32], time_ns: NDArray[np.int64], values: NDArray[np.float64]) -> None:
-        """Fold the merged rows of a tick, sorted by (entity, time); values float64[n, COLUMNS], NaN = missing."""
-        latest = self._latest
-        latest_add(entity, time_ns, values, latest["value"], latest["value_time_ns"])
-        derived = {ACTIVITY: self._activity(entity, time_ns, values), IO: _io(values)}
+    def fold(
+        self, entity: NDArray[np.int32], time_ns: NDArray[np.int64], columns: Mapping[str, NDArray[np.float64]]
+    ) -> None:
+        """Fold the merged rows of a tick, sorted by (entity, time); columns float64[n] by name, NaN = missing."""
+        self.folds += 1
+        folded = dict(columns)
+        if any(name in columns for name in _SIGNALS):
+            folded[ACTIVITY] = self._activity(entity, time_ns, columns)
+        for name, column in folded.items():
+            if name not in self._latest:
+                self._latest[name] = StateArrays(_LATEST, None)
+                self._latest[name].grow(len(self._signal))
+            newest = self._latest[name]
+            latest_add(entity, time_ns, column[:, None], newest["value"][:, None], newest["time_ns"][:, None])
+        if any(name in columns for name in _TRAFFIC):
+            folded[IO] = _io(columns, len(entity))
         for feature, state in self._states.items():
-            name = feature.column
-            column = derived[name] if name in derived else np.ascontiguousarray(values[:, INDEX[name]])
-            self._fold_one(feature, state, entity, time_ns, column)
+            if feature.column in folded:
+                self._filled.add(feature)
+                self._fold_one(feature, state, entity, time_ns, folded[feature.column])
 
     def _activity(
-        self, entity: NDArray[np.int32], time_ns: NDArray[np.int64], values: NDArray[np.float64]
+        self, entity: NDArray[np.int32], time_ns: NDArray[np.int64], columns: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
-        sm, gr, util = (
-            np.ascontiguousarray(values[:, INDEX[name]])
-            for name in ("sm_active_ratio", "gr_engine_ratio", "util_ratio")
-        )
+        missing = np.full(len(entity), np.nan)
+        sm, gr, util = (columns.get(name, missing) for name in _SIGNALS)
         out = np.empty(len(entity))
-        activity_select(entity, time_ns, sm, gr, util, self._stale_ns, self._latest["signal_time_ns"], out)
-        latest = self._latest
-        latest_add(
-            entity,
-            time_ns,
-            out[:, None],
-            latest["activity"][:, None],
-            latest["activity_time_ns"][:, None],
-        )
+        activity_select(entity, time_ns, sm, gr, util, self._stale_ns, self._signal["signal_time_ns"], out)
         return out
 
     @staticmethod
@@ -156,10 +168,9 @@ class Features:
         column: NDArray[np.float64],
     ) -> None:
         match feature:
-            case Window(window_s=window_s, active_above=active_above):
-                pane_ns = int(window_s * 1e9) // PANES
+            case Window(active_above=active_above):
                 arrays = [state[name] for name in _WINDOW]
-                window_add(entity, time_ns, column, pane_ns, active_above, *arrays)
+                window_add(entity, time_ns, column, _pane_ns(feature), active_above, *arrays)
             case Ewma(half_life_s=half_life_s):
                 arrays = [state[name] for name in _EWMA]
                 ewma_add(entity, time_ns, column, half_life_s, *arrays)
@@ -168,13 +179,35 @@ class Features:
 
     def window(self, feature: Window, now_ns: int) -> WindowFigures:
         """Read a window as of now_ns."""
+        m = len(self._signal)
+        if feature not in self._filled:
+            return WindowFigures(np.zeros(m, np.int64), *[np.full(m, np.nan)] * 3)
+        out = WindowFigures(np.empty(m, np.int64), *(np.empty(m) for _ in range(3)))
         state = self._states[feature]
-        m = len(state["pane"])
-        out = WindowFigures(np.empty(m, np.int64), *(np.empty(m) for _ in range(5)))
-        pane_ns = int(feature.window_s * 1e9) // PANES
-        arrays = [state[name] for name in _WINDOW]
-        arrays += [out.count, out.duty, out.mean, out.variance, out.lowest, out.highest]
-        window_read(now_ns, pane_ns, *arrays)
+        arrays = [state[name] for name in ("pane", "count", "active", "mean", "sum_sq_dev")]
+        arrays += [out.count, out.duty, out.mean, out.variance]
+        window_read(now_ns, _pane_ns(feature), *arrays)
+        return out
+
+    def range(
+        self, feature: Window, now_ns: int, entities: slice = slice(None)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Read the lowest and highest value in a window as of now_ns, of some entities perhaps; NaN while it is empty."""
+        state = self._states[feature]
+        pane = state["pane"][entities]
+        lowest, highest = np.full(len(pane), np.nan), np.full(len(pane), np.nan)
+        if feature in self._filled:
+            known = state["lowest"][entities], state["highest"][entities]
+            window_range(now_ns, _pane_ns(feature), pane, *known, lowest, highest)
+        return lowest, highest
+
+    def mean(self, feature: Window, now_ns: int) -> NDArray[np.float64]:
+        """Read only the mean of a window as of now_ns, NaN while it is empty."""
+        if feature not in self._filled:
+            return np.full(len(self._signal), np.nan)
+        out = np.empty(len(self._signal))
+        state = self._states[feature]
+        window_mean(now_ns, _pane_ns(feature), state["pane"], state["count"], state["mean"], self._block, out)
         return out
 
     def ewma(self, feature: Ewma) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -183,37 +216,61 @@ class Features:
         mean = state["mean"].copy()
         return mean, np.where(np.isnan(mean), np.nan, state["variance"])
 
-    def quantile(self, feature: Histogram, quantile: float) -> NDArray[np.float64]:
-        """Read a quantile of a histogram, NaN for an entity without values."""
-        state = self._states[feature]
-        out = np.empty(len(state["weight"]))
-        histogram_quantile(quantile, 0.0, 1.0 / feature.bins, state["weight"], out)
-        return out
+    def quantile(self, feature: Histogram, quantile: float, entity: int) -> float:
+        """Read a quantile of one entity's histogram, NaN while it is without values."""
+        weight = self._states[feature]["weight"][entity : entity + 1]
+        out = np.empty(1)
+        histogram_quantile(quantile, 0.0, 1.0 / feature.bins, weight, out)
+        return float(out[0])
 
     def latest(self, column: str, now_ns: int) -> NDArray[np.float64]:
         """Return each entity's newest value of a column, NaN when it is older than the staleness bound."""
-        if column == ACTIVITY:
-            value, time_ns = self._latest["activity"], self._latest["activity_time_ns"]
-        else:
-            value = self._latest["value"][:, INDEX[column]]
-            time_ns = self._latest["value_time_ns"][:, INDEX[column]]
-        return np.where(now_ns - time_ns <= self._stale_ns, value, np.nan)
+        if column not in self._latest:
+            return np.full(len(self._signal), np.nan)
+        latest = self._latest[column]
+        return np.where(now_ns - latest["time_ns"] <= self._stale_ns, latest["value"], np.nan)
 
     def signal(self, now_ns: int) -> NDArray[np.int8]:
         """Return which signal the activity comes from: 0 SM, 1 GR_ENGINE, 2 UTIL, 3 none is fresh."""
-        fresh = now_ns - self._latest["signal_time_ns"] <= self._stale_ns
-        return np.where(fresh.any(axis=1), fresh.argmax(axis=1), 3).astype(np.int8)
+        out = np.empty(len(self._signal), np.int8)
+        signal_read(now_ns, self._stale_ns, self._signal["signal_time_ns"], out)
+        return out
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies of the state of every statistic."""
-        saved = self._latest.snapshot("latest.")
+        """Return copies of the state of every statistic; that of newest values has all columns, seen or not."""
+        saved = self._signal.snapshot("latest.")
+        m = len(self._signal)
+        saved["latest.value"] = np.full((m, len(COLUMNS)), np.nan)
+        saved["latest.value_time_ns"] = np.zeros((m, len(COLUMNS)), np.int64)
+        for i, column in enumerate(COLUMNS):
+            if column.name in self._latest:
+                saved["latest.value"][:, i] = self._latest[column.name]["value"]
+                saved["latest.value_time_ns"][:, i] = self._latest[column.name]["time_ns"]
+        activity = self._latest.get(ACTIVITY)
+        saved["latest.activity"] = np.full(m, np.nan) if activity is None else activity["value"].copy()
+        saved["latest.activity_time_ns"] = np.zeros(m, np.int64) if activity is None else activity["time_ns"].copy()
         for feature, state in self._states.items():
             saved |= state.snapshot(f"{feature}.")
         return saved
 
 
-def _io(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _latest_resumed(saved: Snapshot) -> dict[str, StateArrays]:
+    """Return the newest values of the columns that have any."""
+    columns = {c.name: (saved["value"][:, i], saved["value_time_ns"][:, i]) for i, c in enumerate(COLUMNS)}
+    columns[ACTIVITY] = saved["activity"], saved["activity_time_ns"]
+    return {
+        name: StateArrays(_LATEST, {"value": value, "time_ns": time_ns})
+        for name, (value, time_ns) in columns.items()
+        if not np.isnan(value).all()
+    }
+
+
+def _pane_ns(feature: Window) -> int:
+    return int(feature.window_s * 1e9) // PANES
+
+
+def _io(columns: Mapping[str, NDArray[np.float64]], n: int) -> NDArray[np.float64]:
     """Sum what moved over PCIe and NVLink, NaN where nothing of it was measured."""
-    names = ("pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_bytes_per_s")
-    parts = values[:, [INDEX[name] for name in names]]
-    return np.where(np.isnan(parts).all(axis=1), np.nan, np.nansum(parts, axis=1))
+    missing = np.full(n, np.nan)
+    parts = np.stack([columns.get(name, missing) for name in _TRAFFIC])
+    return np.where(np.isnan(parts).all(axis=0), np.nan, np.nansum(parts, axis=0))

@@ -16,7 +16,7 @@ from detectors.labels import LabelSet
 from detectors.params import Params
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays
 from kernels.dwell import dwell_add
-from kernels.waste import SIGNAL_TRUST, UNKNOWN, waste_classify
+from kernels.waste import SIGNAL_TRUST, UNKNOWN, waste_classify, waste_find
 
 STATES = (
     "unallocated",
@@ -39,7 +39,8 @@ Kind = Literal[
     "telemetry_disagreement",
 ]
 _DISAGREEMENT = 6  # its index in kinds; kinds 0..5 are states 0..5
-_GRACED = (1, 2, 5)  # a holder that has just started may load a model or wait for its peers
+# A holder that has just started may load a model or wait for its peers: truly_idle, idle_held, keep_alive.
+_GRACED = np.isin(np.arange(_DISAGREEMENT + 1), (1, 2, 5))
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86_400)]
@@ -199,6 +200,7 @@ class IdleWaste:
 
     def __init__(self, params: IdleWasteParams, resume: Snapshot | None) -> None:
         self._params = params
+        self._activity = Window(ACTIVITY, params.window_s, params.active_above)
         self.keep_firing_for_ns = int(params.keep_firing_for_s * 1e9)
         states, kinds = len(STATES), len(self.kinds)
         self._state = StateArrays(
@@ -222,7 +224,10 @@ class IdleWaste:
             None,
         )
         self._rules.grow(len(self._state["state"]))
+        # Worked out once for each override, and last for those that none applies to: labels change all the time.
+        self._bounds = [self._bounds_under(rule) for rule in (*params.overrides, Override())]
         self._figures: dict[str, Array] = {}
+        self._judged: tuple[Features, int, int] | None = None
 
     def grow(self, entity_count: int) -> None:
         """Make room for new entities."""
@@ -240,17 +245,21 @@ class IdleWaste:
 
     def describe(self, entity: int, labels: LabelSet, owner: str) -> None:
         """Find the override that applies to the entity and note its bounds."""
+        overrides = self._params.overrides
+        rule = next((i for i, o in enumerate(overrides) if _matches(o, labels, owner)), len(overrides))
+        for name, value in self._bounds[rule].items():
+            self._rules[name][entity] = value
+
+    def _bounds_under(self, rule: Override) -> dict[str, Any]:
         params = self._params
-        rule = next((o for o in params.overrides if _matches(o, labels, owner)), Override())
-        pick = [rule.idle_duty_max, rule.efficiency_min]
-        self._rules["idle_duty_max"][entity] = params.idle_duty_max if pick[0] is None else pick[0]
-        self._rules["efficiency_min"][entity] = params.efficiency_min if pick[1] is None else pick[1]
         default_for_s = IdleWasteParams().for_s | params.for_s | rule.for_s
-        for k, kind in enumerate(self.kinds):
-            seconds = default_for_s[kind.name]  # type: ignore[index]
-            self._rules["for_ns"][entity, k] = int(seconds * 1e9)
-            exempt = rule.exempt if isinstance(rule.exempt, bool) else kind.name in rule.exempt
-            self._rules["exempt"][entity, k] = exempt
+        exempt = [rule.exempt if isinstance(rule.exempt, bool) else kind.name in rule.exempt for kind in self.kinds]
+        return {
+            "idle_duty_max": params.idle_duty_max if rule.idle_duty_max is None else rule.idle_duty_max,
+            "efficiency_min": params.efficiency_min if rule.efficiency_min is None else rule.efficiency_min,
+            "for_ns": np.array([int(default_for_s[kind.name] * 1e9) for kind in self.kinds], np.int64),  # type: ignore[index]
+            "exempt": np.array(exempt, np.bool_),
+        }
 
     def evaluate(self, now_ns: int, tick_s: float, features: Features, fleet: Fleet) -> Findings:
         """Judge every entity, charge the tick to its state, and return what holds."""
@@ -260,8 +269,7 @@ class IdleWaste:
         disagrees = np.empty(m, np.bool_)
         settled = now_ns - fleet.present_since_ns >= int(0.8e9 * self._params.window_s)
         self._classify(fleet.fresh & settled, fleet.held, state, score, confidence, disagrees)
-        changed = state != self._state["state"]
-        self._state["state_since_ns"][changed] = now_ns
+        self._state["state_since_ns"][state != self._state["state"]] = now_ns
         self._state["state"][:] = state
         dwell_add(
             state,
@@ -272,32 +280,37 @@ class IdleWaste:
             self._state["usd_in_state"],
         )
         self._figures |= {"score": score, "confidence": confidence}
-        kind = np.where(state < _DISAGREEMENT, state, -1).astype(np.int8)
-        kind[disagrees] = _DISAGREEMENT
-        kind = self._excused(kind, now_ns, fleet)
-        each = np.arange(m)
-        usd = np.concatenate([self._state["usd_in_state"][:, :_DISAGREEMENT], np.zeros((m, 1))], axis=1)
-        return Findings(
-            kind=kind,
-            for_ns=self._rules["for_ns"][each, kind],
-            usd_per_hour=score * fleet.usd_per_hour,
-            usd_total=usd[each, kind],
-            confidence=confidence,
+        found = Findings(np.empty(m, np.int8), np.empty(m, np.int64), np.empty(m), np.empty(m), confidence)
+        waste_find(
+            state,
+            disagrees,
+            score,
+            fleet.usd_per_hour,
+            fleet.holder_since_ns,
+            now_ns,
+            int(self._params.grace_s * 1e9),
+            _GRACED,
+            self._rules["exempt"],
+            self._rules["for_ns"],
+            self._state["usd_in_state"],
+            found.kind,
+            found.for_ns,
+            found.usd_per_hour,
+            found.usd_total,
         )
+        return found
 
     def _read(self, now_ns: int, features: Features, fleet: Fleet) -> None:
-        """Read every window once; the figures also serve as evidence."""
+        """Read every window once, and of most the mean alone; the figures also serve as evidence."""
         window_s = self._params.window_s
-        activity = features.window(Window(ACTIVITY, window_s, self._params.active_above), now_ns)
+        activity = features.window(self._activity, now_ns)
         figures: dict[str, Array] = {
             "count": activity.count,
             "duty": activity.duty,
             "activity": activity.mean,
-            "activity_highest": activity.highest,
             "activity_variance": activity.variance,
             "signal": features.signal(now_ns),
             "activity_ewma": features.ewma(Ewma(ACTIVITY, window_s))[0],
-            "activity_p95": features.quantile(Histogram(ACTIVITY, self._params.history_half_life_s), 0.95),
         }
         for name, column in (
             ("util", "util_ratio"),
@@ -306,11 +319,22 @@ class IdleWaste:
             ("power", "power_watts"),
             ("io", IO),
         ):
-            figures[name] = features.window(Window(column, window_s), now_ns).mean
-        fb = features.window(Window("fb_used_bytes", window_s), now_ns)
-        figures |= {"fb": fb.mean, "fb_range": fb.highest - fb.lowest}
+            figures[name] = features.mean(Window(column, window_s), now_ns)
+        fb = Window("fb_used_bytes", window_s)
+        lowest, highest = features.range(fb, now_ns)
+        figures |= {"fb": features.mean(fb, now_ns), "fb_range": highest - lowest}
         figures["power_load"] = (figures["power"] - fleet.idle_watts) / (fleet.limit_watts - fleet.idle_watts)
         self._figures = figures
+        self._judged = features, features.folds, now_ns
+
+    def _asked(self, entity: int) -> tuple[float, float]:
+        """Read highest value and percentile only when asked: they serve evidence alone, and cost as much as all the rest."""
+        assert self._judged is not None
+        features, folds, now_ns = self._judged
+        assert features.folds == folds, "evidence is of the last judgement, and a tick was folded since"
+        highest = features.range(self._activity, now_ns, slice(entity, entity + 1))[1]
+        history = Histogram(ACTIVITY, self._params.history_half_life_s)
+        return float(highest[0]), features.quantile(history, 0.95, entity)
 
     def _classify(
         self,
@@ -360,16 +384,9 @@ class IdleWaste:
             disagrees,
         )
 
-    def _excused(self, kind: NDArray[np.int8], now_ns: int, fleet: Fleet) -> NDArray[np.int8]:
-        """Take back what is exempt, and idleness of holders that have only just started."""
-        each = np.arange(len(kind))
-        young = now_ns - fleet.holder_since_ns < int(self._params.grace_s * 1e9)
-        graced = young & (fleet.holder_since_ns > 0) & np.isin(kind, _GRACED)
-        exempt = self._rules["exempt"][each, kind]
-        return np.where(graced | exempt, -1, kind).astype(np.int8)
-
     def evidence(self, entity: int) -> Mapping[str, float | str]:
         """Return the figures of the last judgement: windows are of window_s, percentiles of hours."""
+        highest, p95 = self._asked(entity)
         f = {name: float(column[entity]) for name, column in self._figures.items()}
         shown: dict[str, float | str] = {
             "window_s": self._params.window_s,
@@ -377,9 +394,9 @@ class IdleWaste:
             "samples": f["count"],
             "duty_ratio": f["duty"],
             "activity_mean_ratio": f["activity"],
-            "activity_highest_ratio": f["activity_highest"],
+            "activity_highest_ratio": highest,
             "activity_ewma_ratio": f["activity_ewma"],
-            "activity_p95_ratio": f["activity_p95"],
+            "activity_p95_ratio": p95,
             "util_mean_ratio": f["util"],
             "tensor_mean_ratio": f["tensor"],
             "dram_mean_ratio": f["dram"],

@@ -21,35 +21,51 @@ class ArraySpec(NamedTuple):
 
 
 class StateArrays:
-    """Named arrays with the entity id as first axis. Built fresh or from a snapshot, and only here."""
+    """Named arrays with an id as first axis, mostly the entity's. Built fresh or from a snapshot, and only here."""
 
     def __init__(self, specs: Mapping[str, ArraySpec], resume: Snapshot | None) -> None:
         self._specs = dict(specs)
+        self._count = 0
         self._arrays: dict[str, Array] = {}
+        # Each array is the front of one with room to spare, so that a fleet that arrives over many ticks is not copied
+        # at every one of them.
+        self._roomy: dict[str, Array] = {}
         for name, spec in specs.items():
             if resume is None:
-                self._arrays[name] = np.empty((0, *spec.shape), spec.dtype)
+                self._set(name, np.empty((0, *spec.shape), spec.dtype))
                 continue
             saved = resume[name]
             if saved.dtype != np.dtype(spec.dtype) or saved.shape[1:] != spec.shape:
                 raise ValueError(f"{name}: saved as {saved.dtype}{saved.shape}, expected {spec}")
-            self._arrays[name] = saved.copy()
+            self._set(name, saved.copy())
+
+    def _set(self, name: str, array: Array) -> None:
+        self._roomy[name] = self._arrays[name] = array
+        self._count = len(array)
+
+    def __len__(self) -> int:
+        return self._count
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
 
-    def grow(self, entity_count: int) -> None:
-        """Add fresh entities up to `entity_count`; those known keep their state."""
+    def grow(self, count: int) -> None:
+        """Add fresh entries up to `count`; those known keep their state, and stay where they are while there is room."""
+        if count <= self._count:
+            return
         for name, spec in self._specs.items():
-            old = self._arrays[name]
-            if len(old) < entity_count:
-                fresh = np.full((entity_count - len(old), *spec.shape), spec.fresh, spec.dtype)
-                self._arrays[name] = np.concatenate([old, fresh])
+            if len(self._roomy[name]) < count:
+                roomy = np.empty((max(count, self._count * 3 // 2), *spec.shape), spec.dtype)
+                roomy[: self._count] = self._arrays[name]
+                self._roomy[name] = roomy
+            self._roomy[name][self._count : count] = spec.fresh
+            self._arrays[name] = self._roomy[name][:count]
+        self._count = count
 
-    def keep(self, entities: NDArray[np.int64]) -> None:
-        """Keep only these entities, which get the ids 0.. in this order."""
-        for name, old in self._arrays.items():
-            self._arrays[name] = old[entities]
+    def keep(self, ids: NDArray[np.int64]) -> None:
+        """Keep only these, which get the ids 0.. in this order."""
+        for name, old in list(self._arrays.items()):
+            self._set(name, old[ids])
 
     def snapshot(self, prefix: str) -> dict[str, Array]:
         """Return copies of all arrays under prefixed names."""

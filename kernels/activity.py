@@ -45,3 +45,25 @@ def activity_select(
         if not np.isnan(sm[i]):
             signal_time_ns[e, 0] = now
             out_activity[i] = sm[i]
+
+
+@kernel
+def signal_read(
+    now_ns: int,
+    stale_ns: int,
+    signal_time_ns: NDArray[np.int64],
+    out_signal: NDArray[np.int8],
+) -> None:
+    """Tell which signal the activity comes from: the best that is fresh.
+
+    Parameters  now_ns; stale_ns, as in activity_select
+    State       signal_time_ns int64[m, signals], best signal first; only read
+    Output      out_signal int8[m], index of the signal, their number where none is fresh
+    """
+    signals = signal_time_ns.shape[1]
+    for e in range(signal_time_ns.shape[0]):
+        best = signals
+        for k in range(signals - 1, -1, -1):
+            if now_ns - signal_time_ns[e, k] <= stale_ns:
+                best = k
+        out_signal[e] = best

@@ -30,6 +30,8 @@ def ewma_add(
     Source      the incremental form of Finch, Incremental calculation of weighted mean and variance (2009), section 9,
                 with alpha = 1 - 2^(-dt / half-life)
     """
+    known_ns = 0
+    alpha = 0.0
     for i in range(entity.size):
         if np.isnan(value[i]):
             continue
@@ -39,10 +41,13 @@ def ewma_add(
             variance[e] = 0.0
             last_ns[e] = time_ns[i]
             continue
-        elapsed_s = (time_ns[i] - last_ns[e]) * 1e-9
-        if elapsed_s <= 0.0:
+        elapsed_ns = time_ns[i] - last_ns[e]
+        if elapsed_ns <= 0:
             continue
-        alpha = 1.0 - 2.0 ** (-elapsed_s / half_life_s)
+        # Most GPUs report at one interval, and the power costs more than all the rest.
+        if elapsed_ns != known_ns:
+            known_ns = elapsed_ns
+            alpha = 1.0 - 2.0 ** (-(elapsed_ns * 1e-9) / half_life_s)
         delta = value[i] - mean[e]
         mean[e] += alpha * delta
         variance[e] = (1.0 - alpha) * (variance[e] + alpha * delta * delta)

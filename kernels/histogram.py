@@ -28,12 +28,17 @@ def histogram_add(
     Source      the decaying histogram of the Kubernetes vertical pod autoscaler's recommender
     """
     bins = weight.shape[1]
+    known_ns = 0
+    keep = 1.0
     for i in range(entity.size):
         if np.isnan(value[i]):
             continue
         e = entity[i]
         if last_ns[e] != 0 and time_ns[i] > last_ns[e]:
-            keep = 2.0 ** (-(time_ns[i] - last_ns[e]) * 1e-9 / half_life_s)
+            # Most GPUs report at one interval, and the power costs more than all the rest.
+            if time_ns[i] - last_ns[e] != known_ns:
+                known_ns = time_ns[i] - last_ns[e]
+                keep = 2.0 ** (-known_ns * 1e-9 / half_life_s)
             for b in range(bins):
                 weight[e, b] *= keep
         last_ns[e] = max(last_ns[e], time_ns[i])

@@ -151,3 +151,26 @@ def points_put(
     for p in range(row.size):
         if row[p] >= 0:
             out_values[place[column[p]], row[p]] = value[p]
+
+
+@kernel
+def rows_repeated(
+    record: NDArray[np.int32],
+    label_set: NDArray[np.int32],
+    time_ns: NDArray[np.int64],
+    last_row: NDArray[np.int64],
+    out_repeated: NDArray[np.bool_],
+) -> None:
+    """Mark rows that a record holds twice: the same label set again at an instant that is not later.
+
+    Rows    record int32[n], ascending; label_set int32[n], negative = passed over; time_ns int64[n]
+    State   last_row int64[label sets], -1 everywhere before: the row in which each label set came last
+    Output  out_repeated bool[n], set where a row repeats, else left as it is
+    """
+    for i in range(record.size):
+        if label_set[i] < 0:
+            continue
+        before = last_row[label_set[i]]
+        if before >= 0 and record[before] == record[i] and time_ns[i] <= time_ns[before]:
+            out_repeated[i] = True
+        last_row[label_set[i]] = i

@@ -145,3 +145,51 @@ def waste_classify(
             continue
         out_state[e] = ACTIVE
         out_confidence[e] = trust
+
+
+@kernel
+def waste_find(
+    state: NDArray[np.int8],
+    disagrees: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    usd_per_hour: NDArray[np.float64],
+    holder_since_ns: NDArray[np.int64],
+    now_ns: int,
+    grace_ns: int,
+    graced: NDArray[np.bool_],
+    exempt: NDArray[np.bool_],
+    for_ns: NDArray[np.int64],
+    usd_in_state: NDArray[np.float64],
+    out_kind: NDArray[np.int8],
+    out_for_ns: NDArray[np.int64],
+    out_usd_per_hour: NDArray[np.float64],
+    out_usd_total: NDArray[np.float64],
+) -> None:
+    """Turn states into findings: nothing where all is well, where a rule exempts, or while a holder has just started.
+
+    The first kinds are the wasteful states in their order, the last one is disagreement, which wastes nothing.
+
+    Rows        state int8[m], disagrees bool[m], score float64[m], as waste_classify gives them; usd_per_hour
+                float64[m], NaN = price unknown; holder_since_ns int64[m], 0 = nobody
+    Parameters  now_ns; grace_ns, for how long a new holder is let be in the kinds that graced bool[kinds] names;
+                exempt bool[m, kinds]; for_ns int64[m, kinds], how long a kind must last to be an alert
+    State       usd_in_state float64[m, states]; only read
+    Output      out_kind int8[m], -1 = nothing; out_for_ns int64[m], 0 with nothing; out_usd_per_hour float64[m], wasted
+                now; out_usd_total float64[m], wasted by this kind so far
+    """
+    disagreement = exempt.shape[1] - 1
+    for e in range(state.size):
+        out_kind[e] = -1
+        out_for_ns[e] = 0
+        out_usd_total[e] = 0.0
+        out_usd_per_hour[e] = score[e] * usd_per_hour[e]
+        kind = disagreement if disagrees[e] else int(state[e])
+        if kind >= disagreement and not disagrees[e]:
+            continue
+        young = holder_since_ns[e] > 0 and now_ns - holder_since_ns[e] < grace_ns
+        if exempt[e, kind] or (young and graced[kind]):
+            continue
+        out_kind[e] = kind
+        out_for_ns[e] = for_ns[e, kind]
+        if kind < disagreement:
+            out_usd_total[e] = usd_in_state[e, kind]

@@ -30,6 +30,10 @@ class Group:
     told: set[str] = field(default_factory=set)  # ids that fire and were told
     ended: list[Alert] = field(default_factory=list)  # resolved after having been told
 
+    def is_over(self) -> bool:
+        """Tell whether nothing of it fires and nothing is left to be said."""
+        return not (self.waiting or self.told or self.ended)
+
 
 class Grouping:
     """Decides at every tick which notifications are due; a function of the ticks alone."""
@@ -57,6 +61,10 @@ class Grouping:
                 group.ended.append(alert)
                 group.waiting_since_ns = group.waiting_since_ns or now_ns
 
+    def is_due(self, now_ns: int) -> bool:
+        """Tell whether `due` can do anything at all now; most ticks need not look at each alert that fires."""
+        return any(group.is_over() or self._time_has_come(group, now_ns) for group in self._groups.values())
+
     def due(self, firing: Mapping[str, Alert], now_ns: int) -> list[Notification]:
         """Return what is to be said now, firing before resolved within a group; `firing` holds all alerts that fire."""
         out: list[Notification] = []
@@ -65,22 +73,23 @@ class Grouping:
             members = [firing[name] for name in sorted(group.waiting | group.told) if name in firing]
             if self._is_time(group, members, now_ns):
                 out += self._tell(key, group, members, now_ns)
-            if not (group.waiting or group.told or group.ended):
+            if group.is_over():
                 del self._groups[key]
         return out
 
-    def _is_time(self, group: Group, members: list[Alert], now_ns: int) -> bool:
+    def _time_has_come(self, group: Group, now_ns: int) -> bool:
         settings = self._settings
         since_sent_ns = now_ns - group.last_sent_ns
-        if group.waiting or group.ended:
-            waited_ns = now_ns - group.waiting_since_ns
-            early = group.last_sent_ns and since_sent_ns < int(settings.group_interval_s * 1e9)
-            if waited_ns < int(settings.group_wait_s * 1e9) or early:
-                return False
-        elif not members or since_sent_ns < int(settings.repeat_interval_s * 1e9):
+        if not (group.waiting or group.ended):
+            return since_sent_ns >= int(settings.repeat_interval_s * 1e9)
+        early = group.last_sent_ns and since_sent_ns < int(settings.group_interval_s * 1e9)
+        return now_ns - group.waiting_since_ns >= int(settings.group_wait_s * 1e9) and not early
+
+    def _is_time(self, group: Group, members: list[Alert], now_ns: int) -> bool:
+        if not self._time_has_come(group, now_ns) or not (group.waiting or group.ended or members):
             return False
         rate = _total(alert.usd_per_hour for alert in members)
-        return bool(group.ended) or rate is None or rate >= settings.usd_per_hour_min
+        return bool(group.ended) or rate is None or rate >= self._settings.usd_per_hour_min
 
     def _tell(self, key: GroupKey, group: Group, members: list[Alert], now_ns: int) -> list[Notification]:
         out = []

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from detectors.contract import Detector, Findings
 from detectors.labels import LabelSet
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays
+from kernels.alert import alert_advance, alert_leave
 from service.alerting.contract import Alert, AlertStatus
+
+# By entity and kind: dtype, and the value while no alert is open. In the order in which the kernel takes them.
+_STATE: dict[str, tuple[type[Any], float]] = {
+    "opened_ns": (np.int64, 0),
+    "fired_ns": (np.int64, 0),
+    "last_true_ns": (np.int64, 0),
+    "usd_at_open": (np.float64, 0),
+    "usd_so_far": (np.float64, 0),
+    "usd_per_hour": (np.float64, np.nan),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +50,7 @@ class Lifecycle:
     def __init__(self, detector: Detector, resume: Snapshot | None, firing: list[Alert]) -> None:
         self._detector = detector
         kinds = (len(detector.kinds),)
-        self._state = StateArrays(
-            {
-                "opened_ns": ArraySpec(np.int64, 0, kinds),
-                "fired_ns": ArraySpec(np.int64, 0, kinds),
-                "last_true_ns": ArraySpec(np.int64, 0, kinds),
-                "usd_at_open": ArraySpec(np.float64, 0, kinds),
-                "usd_so_far": ArraySpec(np.float64, 0, kinds),
-                "usd_per_hour": ArraySpec(np.float64, np.nan, kinds),
-            },
-            resume,
-        )
+        self._state = StateArrays({n: ArraySpec(*spec, kinds) for n, spec in _STATE.items()}, resume)
         self._firing = {alert.alert_id: alert for alert in firing}
         self._place: dict[tuple[int, int], str] = {}
 
@@ -78,30 +79,37 @@ class Lifecycle:
         `subjects` gives the subject of any entity asked for; `holder_since_ns` int64[m] is when its present holder
         appeared: an alert ends with the holder under which it opened, and a state that goes on opens the next holder's own.
         """
+        left = self._leave(now_ns, holder_since_ns)
         s = self._state
-        inherited = (s["opened_ns"] > 0) & (holder_since_ns[:, None] > s["opened_ns"])
-        left = [self._resolve(e, k, now_ns) for e, k in np.argwhere(inherited & (s["fired_ns"] > 0)).tolist()]
-        self._clear(inherited)
-        each = np.arange(len(findings.kind))
-        hit = np.zeros(s["opened_ns"].shape, np.bool_)
-        found = findings.kind >= 0
-        hit[each[found], findings.kind[found]] = True
-        opens = hit & (s["opened_ns"] == 0)
-        s["opened_ns"][opens] = now_ns
-        total = np.broadcast_to(findings.usd_total[:, None], hit.shape)
-        s["usd_at_open"][opens] = total[opens]
-        s["last_true_ns"][hit] = now_ns
-        s["usd_so_far"][hit] = (total - s["usd_at_open"])[hit]
-        s["usd_per_hour"][hit] = np.broadcast_to(findings.usd_per_hour[:, None], hit.shape)[hit]
-        lasted = now_ns - s["opened_ns"] >= findings.for_ns[:, None]
-        fires = hit & (s["fired_ns"] == 0) & lasted
-        s["fired_ns"][fires] = now_ns
-        silent_ns = now_ns - s["last_true_ns"]
-        ends = (s["fired_ns"] > 0) & ~hit & (silent_ns >= self._detector.keep_firing_for_ns)
+        shape = s["opened_ns"].shape
+        fires, ends, count = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_), np.zeros(1, np.int64)
+        arrays: list[Array] = [*(s[name] for name in _STATE), fires, ends, count]
+        alert_advance(
+            findings.kind,
+            findings.for_ns,
+            findings.usd_per_hour,
+            findings.usd_total,
+            now_ns,
+            self._detector.keep_firing_for_ns,
+            *arrays,
+        )
+        if not count[0]:
+            return [], left
         fired = [self._fire(e, k, now_ns, findings, subjects[e]) for e, k in np.argwhere(fires).tolist()]
         resolved = [self._resolve(e, k, now_ns) for e, k in np.argwhere(ends).tolist()]
-        self._clear(ends | ((s["opened_ns"] > 0) & (s["fired_ns"] == 0) & ~hit))
+        self._clear(ends)
         return fired, left + resolved
+
+    def _leave(self, now_ns: int, holder_since_ns: NDArray[np.int64]) -> list[Alert]:
+        """Resolve what fired under a holder who is gone, and drop what was pending."""
+        s = self._state
+        inherited, count = np.zeros(s["opened_ns"].shape, np.bool_), np.zeros(1, np.int64)
+        alert_leave(holder_since_ns, s["opened_ns"], inherited, count)
+        if not count[0]:
+            return []
+        left = [self._resolve(e, k, now_ns) for e, k in np.argwhere(inherited & (s["fired_ns"] > 0)).tolist()]
+        self._clear(inherited)
+        return left
 
     def _fire(self, entity: int, kind: int, now_ns: int, findings: Findings, subject: Subject) -> Alert:
         described = self._detector.kinds[kind]
@@ -145,9 +153,8 @@ class Lifecycle:
         return replace(alert, as_of_ns=now_ns, usd_per_hour=rate, usd_so_far=spent)
 
     def _clear(self, done: NDArray[np.bool_]) -> None:
-        for name in ("opened_ns", "fired_ns", "last_true_ns", "usd_at_open", "usd_so_far"):
-            self._state[name][done] = 0
-        self._state["usd_per_hour"][done] = np.nan
+        for name, (_, fresh) in _STATE.items():
+            self._state[name][done] = fresh
 
     def firing(self, now_ns: int) -> dict[str, Alert]:
         """Return the alerts that fire, by id, with their dollars as of now."""

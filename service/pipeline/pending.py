@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +45,25 @@ class Pending:
 
     def add_batch(self, batch: EventBatch, accepted: NDArray[np.bool_]) -> None:
         """Keep the accepted rows of a batch."""
-        columns = {name: column[accepted] for name, column in batch.columns.items()}
-        chunk = Chunk(batch.label_set[accepted], batch.event_time_ns[accepted], columns)
+        chunk = Chunk(batch.label_set, batch.event_time_ns, batch.columns)
+        if not accepted.all():
+            chunk = _rows(chunk, accepted)
         self.add(TopicPartition(batch.topic, batch.partition), chunk)
 
     def add(self, partition: TopicPartition, chunk: Chunk) -> None:
-        """Keep rows of one partition; they may belong to several ticks."""
+        """Keep copies of rows of one partition; they may belong to several ticks."""
         ticks = chunk.time_ns // self._tick_ns
-        for tick in np.unique(ticks).tolist():
-            inside = ticks == tick
-            columns = {name: column[inside] for name, column in chunk.columns.items()}
+        if (ticks[1:] < ticks[:-1]).any():
+            order = _order(ticks)
+            ticks, chunk = ticks[order], _rows(chunk, order)
+        starts = [0, *(np.flatnonzero(ticks[1:] != ticks[:-1]) + 1).tolist()] if len(ticks) else []
+        for start, end in zip(starts, [*starts[1:], len(ticks)], strict=False):
+            part = _rows(chunk, slice(start, end))
             # A column without a value must not linger: a snapshot holds just what the rows hold.
-            columns = {n: column for n, column in columns.items() if not np.isnan(column).all()}
-            part = Chunk(chunk.label_set[inside], chunk.time_ns[inside], columns)
-            self._ticks.setdefault(tick, {}).setdefault(partition, []).append(part)
-        self.rows += len(chunk.time_ns)
+            columns = {name: column.copy() for name, column in part.columns.items() if _has_value(column)}
+            part = Chunk(part.label_set.copy(), part.time_ns.copy(), columns)
+            self._ticks.setdefault(int(ticks[start]), {}).setdefault(partition, []).append(part)
+        self.rows += len(ticks)
 
     def first_tick(self) -> int | None:
         """Return the earliest tick that has rows."""
@@ -107,3 +111,21 @@ class Pending:
                 parts = [c.columns.get(column.name, np.full(len(c.time_ns), np.nan)) for c in chunks]
                 saved[f"columns.{column.name}"] = np.concatenate(parts)
         return saved
+
+
+def _rows(chunk: Chunk, rows: NDArray[Any] | slice) -> Chunk:
+    columns = {name: column[rows] for name, column in chunk.columns.items()}
+    return Chunk(chunk.label_set[rows], chunk.time_ns[rows], columns)
+
+
+def _order(ticks: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return the order of rows by tick, those of one tick as they came; by radix where they span few ticks."""
+    since_first = ticks - ticks.min()
+    if since_first.max() < 1 << 16:
+        return np.argsort(since_first.astype(np.uint16), kind="stable")
+    return np.argsort(ticks, kind="stable")
+
+
+def _has_value(column: NDArray[np.float64]) -> bool:
+    """Tell whether any value is not NaN; the first one mostly settles it."""
+    return bool(column[0] == column[0]) or not np.isnan(column).all()

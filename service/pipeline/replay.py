@@ -48,7 +48,8 @@ class Intervals:
             known = 0
         fresh = len(labels) - known
         ended = state[:known] != self._state
-        ended |= np.array([a is not b and a != b for a, b in zip(labels, self._labels, strict=False)], bool)
+        if labels[:known] != self._labels:  # seldom, and told at once
+            ended |= np.array([a is not b and a != b for a, b in zip(labels, self._labels, strict=False)], bool)
         spent = np.concatenate([self._spent[:known], np.zeros(fresh)]) if known else np.zeros(fresh)
         for entity in np.flatnonzero(ended).tolist():
             self._write(entity, begin_ns, float(spent[entity]))

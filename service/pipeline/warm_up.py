@@ -41,3 +41,5 @@ def warm_up(settings: Settings, detectors: Mapping[str, tuple[type[Detector], Pa
     )
     worker.ingest(batch)
     worker.finish(lambda _: None)
+    for detector in worker.detectors.values():
+        detector.evidence(0)

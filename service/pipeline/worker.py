@@ -10,33 +10,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
-from detectors.columns import INDEX
 from detectors.contract import Detector, Fleet
-from detectors.entities import Entities, Sighting
+from detectors.entities import Entities, Presence
 from detectors.features import ACTIVITY, Features
-from detectors.labels import LabelSet, LabelSets
+from detectors.labels import LabelSets
 from detectors.params import Params
-from detectors.state import Array, Snapshot, under
+from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
 from service.alerting.contract import Alert, Notification
 from service.alerting.grouping import Grouping
 from service.alerting.lifecycle import Lifecycle, Subject, from_json
 from service.errors import CorruptState
 from service.ingest.contract import TopicPartition
 from service.logs import get_logger
+from service.pipeline.admission import Admission
 from service.pipeline.directory import Directory, Entry
-from service.pipeline.merge import TickRows, merge_rows, scale_utilisation
+from service.pipeline.merge import TickRows, label_sets_of, merge_rows
 from service.pipeline.pending import Pending
+from service.pipeline.scale import Scale
 from service.pipeline.watermarks import Watermarks
 from service.settings import Settings
 
 log = get_logger(__name__)
 
 STATE_VERSION = 1
-# An exporter that sent more than 1 within the hour sends percent; after an upgrade to ratios the mark must go.
-_PERCENT_REMEMBERED_NS = 3600 * 10**9
+# GPUs that report under more label sets than this, of many holders say, are described anew in each tick.
+_SETTLED_MAX = 8
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
 
 
@@ -85,12 +85,8 @@ class Worker:
         self.watermarks = Watermarks(settings.ingest, meta.get("watermarks"))
         self.pending = Pending(self._tick_ns, label_sets, under("pending.", resume))
         self.entities = Entities(settings.fleet.entities_max, self._stale_ns, under("entities.", resume))
-        self._next_tick: int | None = None
-        if meta.get("next_tick") is not None:
-            first = self.pending.first_tick()
-            same_instant = -(-meta["next_tick"] * meta["tick_ns"] // self._tick_ns)
-            self._next_tick = same_instant if first is None else min(same_instant, first)
-        self._percent_seen_ns: dict[str, int] = dict(meta.get("percent_seen_ns", {}))
+        self._next_tick = self._tick_to_resume(meta)
+        self._scale = Scale(meta.get("percent_seen_ns", {}))
         required = [f for cls, params in detectors.values() for f in cls.requires(params)]
         self.features = Features(required, self._stale_ns, under("features.", resume))
         self.detectors = {
@@ -101,13 +97,23 @@ class Worker:
         self.grouping = Grouping(settings.alerting, meta.get("groups"))
         self._judged = False
         self.entries: list[Entry] = []
-        self._facts = np.empty((0, 3))  # usd_per_hour, idle_watts, limit_watts of each entity
-        # The one label set under which an entity reported in its last tick, -1 for none or several: seeing it again
-        # says nothing new, which spares the steady state all per-entity Python.
-        self._settled = np.empty(0, np.int64)
-        self._claimed: set[str] = set()
-        self._admitted: dict[int, bool] = {}
-        self._reopen()
+        nan = ArraySpec(np.float64, np.nan)
+        self._facts = StateArrays({"usd_per_hour": nan, "idle_watts": nan, "limit_watts": nan}, None)
+        # The label sets under which an entity reported in its last tick, see holder_confirm: seeing them again says
+        # nothing new, which spares the steady state all per-entity Python.
+        self._settled = StateArrays({"label_set": ArraySpec(np.int32, -1, (_SETTLED_MAX,))}, None)
+        self._admission = Admission(self.entities, label_sets, settings.fleet.entities_max)
+        self._grow()
+        for entity in range(len(self.entities)):
+            self._introduce(entity)
+        self._bind()
+
+    def _tick_to_resume(self, meta: dict[str, Any]) -> int | None:
+        if meta.get("next_tick") is None:
+            return None
+        first = self.pending.first_tick()
+        same_instant: int = -(-meta["next_tick"] * meta["tick_ns"] // self._tick_ns)
+        return same_instant if first is None else min(same_instant, first)
 
     def _lifecycle(self, name: str, meta: dict[str, Any], resume: Snapshot | None) -> Lifecycle:
         detector = self.detectors[name]
@@ -115,32 +121,19 @@ class Worker:
         firing = meta.get("firing", {}).get(name, []) if saved is not None else []
         return Lifecycle(detector, saved, [from_json(alert) for alert in firing])
 
-    def _reopen(self) -> None:
-        """Work out what follows from labels and configuration, for every entity."""
-        self.entries = []
-        self._settled = np.empty(0, np.int64)
-        self._grow()
-        for entity in range(len(self.entities)):
-            self._introduce(entity)
-        self._bind()
-        self._admitted.clear()
-        waiting = {self._label_sets[i].entity_key() for i in self.pending.label_sets()}
-        self._claimed = {key for key in waiting if self.entities.find(key) is None}
-
     def _grow(self) -> None:
         count = len(self.entities)
-        self.features.grow(count)
+        for part in (self.features, self._scale, self._settled, self._facts):
+            part.grow(count)
         for name, detector in self.detectors.items():
             detector.grow(count)
             self.lifecycles[name].grow(count)
-        missing = count - len(self._settled)
-        self._settled = np.concatenate([self._settled, np.full(missing, -1)])
-        self._facts = np.concatenate([self._facts[: count - missing], np.full((missing, 3), np.nan)])
 
     def _bind(self) -> None:
-        ids = {labels.entity_key(): i for i, labels in enumerate(self.entities.labels)}
+        """Tell who depends on it that ids were given anew."""
         for lifecycle in self.lifecycles.values():
-            lifecycle.bind(ids)
+            lifecycle.bind(self.entities.ids())
+        self._admission.claim_for(self.pending.label_sets())
 
     def _introduce(self, entity: int) -> None:
         labels = self.entities.labels[entity]
@@ -148,7 +141,10 @@ class Worker:
         if entity == len(self.entries):
             self.entries.append(entry)
         self.entries[entity] = entry
-        self._facts[entity] = entry.usd_per_hour, entry.idle_watts, entry.limit_watts
+        self._facts["usd_per_hour"][entity] = entry.usd_per_hour
+        self._facts["idle_watts"][entity] = entry.idle_watts
+        self._facts["limit_watts"][entity] = entry.limit_watts
+        self._scale.describe(entity, labels)
         for detector in self.detectors.values():
             detector.describe(entity, labels, entry.owner)
 
@@ -158,7 +154,7 @@ class Worker:
         late = self.watermarks.advance(partition, batch.event_time_ns, batch.next_offset)
         if self._next_tick is not None:
             late |= batch.event_time_ns < self._next_tick * self._tick_ns
-        room = self._room(batch.label_set, ~late)
+        room = self._admission.room(batch.label_set, ~late)
         refusals = [
             Refusal(row, "late", f"event time {int(batch.event_time_ns[row])} ns is behind the watermark")
             for row in np.flatnonzero(late).tolist()
@@ -171,22 +167,6 @@ class Worker:
         if accepted.any():
             self.pending.add_batch(batch, accepted)
         return refusals
-
-    def _room(self, label_set: NDArray[np.int32], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Tell for each wanted row whether its GPU is known, or may still become so; the others claim no place."""
-        admitted = self._admitted
-        for i in np.unique(label_set[wanted]).tolist():
-            if admitted.get(i):
-                continue
-            key = self._label_sets[i].entity_key()
-            known = self.entities.find(key) is not None or key in self._claimed
-            if not known and len(self.entities) + len(self._claimed) < self._fleet.entities_max:
-                self._claimed.add(key)
-                known = True
-            admitted[i] = known
-        if all(admitted.values()):
-            return np.ones(len(label_set), np.bool_)
-        return np.array([admitted.get(i, False) for i in label_set.tolist()], np.bool_)
 
     def advance(
         self,
@@ -239,7 +219,7 @@ class Worker:
         started_s = time.perf_counter()
         end_ns = (tick + 1) * self._tick_ns
         rows = self._fold(tick)
-        self._attribute(rows, end_ns)
+        self._attribute(end_ns)
         self._forget(end_ns)
         fired: list[Alert] = []
         resolved: list[Alert] = []
@@ -252,7 +232,7 @@ class Worker:
             resolved += ended
         self.grouping.take(fired, resolved, end_ns)
         told: list[Notification] = []
-        if not self.grouping.quiet():
+        if self.grouping.is_due(end_ns):
             told = self.grouping.due(self.firing(end_ns), end_ns)
         self._judged = True
         seconds = time.perf_counter() - started_s
@@ -260,77 +240,46 @@ class Worker:
 
     def _fold(self, tick: int) -> TickRows:
         chunks = self.pending.take(tick)
-        used = np.unique(np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)]))
-        fresh = [self._label_sets[i] for i in used.tolist()]
-        admitted, refused = self.entities.admit(fresh)
-        assert not refused, "room was checked when the rows were taken in"
-        self._claimed -= {labels.entity_key() for labels in fresh}
-        self._grow()
-        for entity in admitted:
-            self._introduce(entity)
-        entity_of = np.full(len(self._label_sets) + 1, -1, np.int32)
-        entity_of[used] = np.array([self.entities.find(labels.entity_key()) for labels in fresh], np.int32)
-        rows = merge_rows(chunks, entity_of)
-        self._describe(rows.sightings)
-        self._scale(rows)
-        self.features.fold(rows.entity, rows.time_ns, rows.values)
+        label_set = label_sets_of(chunks)
+        entity, admitted = self._admission.admit(label_set)
+        if admitted:
+            self._grow()
+        for fresh in admitted:
+            self._introduce(fresh)
+        rows = merge_rows(chunks, label_set, entity, len(self.entities))
+        self._describe(rows.presence)
+        self._scale.apply(rows)
+        self.features.fold(rows.entity, rows.time_ns, rows.columns)
         return rows
 
-    def _describe(self, sightings: NDArray[np.int64]) -> None:
+    def _describe(self, presence: Presence) -> None:
         """Hand each entity the label sets it reported under; most report what is known already."""
-        entity, label_set = sightings[:, 0], sightings[:, 1]
-        starts = np.flatnonzero(np.r_[len(entity) > 0, entity[1:] != entity[:-1]])
-        if len(starts) == 0:
-            return
-        first_ns = np.minimum.reduceat(sightings[:, 2], starts)
-        last_ns = np.maximum.reduceat(sightings[:, 3], starts)
-        self.entities.seen(entity[starts], first_ns, last_ns)
-        ends = np.r_[starts[1:], len(entity)]
-        present = entity[starts]
-        alone = ends - starts == 1
-        only = np.where(alone, label_set[starts], -1)
-        known = alone & (only == self._settled[present])
-        named = np.array([self._label_sets[i].is_attributed() for i in only[known].tolist()], bool)
-        self.entities.confirm(present[known][named], last_ns[known][named])
-        self._settled[present] = only
-        for start, end in zip(starts[~known].tolist(), ends[~known].tolist(), strict=True):
-            seen = [
-                Sighting(self._label_sets[int(label_set[i])], int(sightings[i, 2]), int(sightings[i, 3]))
-                for i in range(start, end)
-            ]
-            if self.entities.describe(int(entity[start]), seen):
-                self._introduce(int(entity[start]))
+        self.entities.seen(presence)
+        names_holder = self._admission.names_holder()
+        for i in self.entities.confirm(presence, names_holder, self._settled["label_set"]).tolist():
+            entity = int(presence.entity[i])
+            if self.entities.describe(entity, presence.sightings(i, self._label_sets)):
+                self._introduce(entity)
 
-    def _scale(self, rows: TickRows) -> None:
-        if np.isnan(rows.values[:, INDEX["util_unscaled"]]).all():
-            return
-        newest_ns = int(rows.time_ns.max())
-        names = [_exporter(labels) for labels in self.entities.labels]
-        numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        node_of = np.array([numbers[name] for name in names], np.int64)
-        forget_ns = newest_ns - _PERCENT_REMEMBERED_NS
-        known = [self._percent_seen_ns.get(name, -1) >= forget_ns for name in numbers]
-        percent = np.array(known, np.bool_)
-        seen = scale_utilisation(rows, node_of, percent)
-        self._percent_seen_ns = {name: ns for name, ns in self._percent_seen_ns.items() if ns >= forget_ns}
-        self._percent_seen_ns |= {name: newest_ns for name, i in numbers.items() if seen[i]}
-
-    def _attribute(self, rows: TickRows, end_ns: int) -> None:
+    def _attribute(self, end_ns: int) -> None:
         """Release holders whose labels are gone for too long, or at once where the GPU is visibly empty.
 
         Labels vanish for minutes while a kubelet is busy; memory in use or work being done shows that the holder stays.
         """
         state = self.entities.state
-        silent_ns = end_ns - state["attributed_ns"]
-        held = state["attributed_ns"] > 0
+        attributed_ns = state["attributed_ns"]
+        silent_ns = end_ns - attributed_ns
         expired = silent_ns > int(self._fleet.attribution_ttl_s * 1e9)
-        unnamed = (silent_ns > 2 * self._tick_ns) & (state["last_seen_ns"] > state["attributed_ns"])
+        unnamed = (silent_ns > 2 * self._tick_ns) & (state["last_seen_ns"] > attributed_ns)
+        silent = (expired | unnamed) & (attributed_ns > 0)
+        if not silent.any():
+            return
         fb = self.features.latest("fb_used_bytes", end_ns)
         activity = self.features.latest(ACTIVITY, end_ns)
         empty = (fb < _EMPTY_FB_BYTES) & (activity <= 0.0)
-        gone = np.flatnonzero(held & (expired | (unnamed & empty)))
+        gone = np.flatnonzero(silent & (expired | empty))
         self.entities.release(gone)
-        self._settled[gone] = -1
+        self._settled["label_set"][gone] = -1
         for entity in gone.tolist():
             self._introduce(entity)
 
@@ -341,11 +290,14 @@ class Worker:
             return
         keep = np.flatnonzero(kept)
         self.entities.keep(keep)
-        self.features.keep(keep)
+        self._admission.keep(keep, len(kept))
+        self.entries = [self.entries[entity] for entity in keep.tolist()]
+        for part in (self.features, self._scale, self._settled, self._facts):
+            part.keep(keep)
         for name, detector in self.detectors.items():
             detector.keep(keep)
             self.lifecycles[name].keep(keep)
-        self._reopen()
+        self._bind()
 
     def fleet(self, now_ns: int) -> Fleet:
         """Return what is known of every entity besides measurements."""
@@ -355,9 +307,9 @@ class Worker:
             fresh=now_ns - state["last_seen_ns"] <= self._stale_ns,
             present_since_ns=state["present_since_ns"],
             holder_since_ns=state["holder_since_ns"],
-            usd_per_hour=self._facts[:, 0],
-            idle_watts=self._facts[:, 1],
-            limit_watts=self._facts[:, 2],
+            usd_per_hour=self._facts["usd_per_hour"],
+            idle_watts=self._facts["idle_watts"],
+            limit_watts=self._facts["limit_watts"],
         )
 
     def firing(self, now_ns: int) -> dict[str, Alert]:
@@ -384,7 +336,7 @@ class Worker:
             "next_tick": self._next_tick,
             "tick_ns": self._tick_ns,
             "state_versions": {name: d.state_version for name, d in self.detectors.items()},
-            "percent_seen_ns": dict(sorted(self._percent_seen_ns.items())),
+            "percent_seen_ns": self._scale.snapshot(),
             "firing": {n: cycle.firing_snapshot() for n, cycle in self.lifecycles.items()},
             "groups": self.grouping.snapshot(),
         }
@@ -400,11 +352,6 @@ class Worker:
         for prefix, arrays in parts:
             saved |= {prefix + name: array for name, array in arrays.items()}
         return saved
-
-
-def _exporter(labels: LabelSet) -> str:
-    """Name what decides the scale of a GPU's values: its node's exporter, or itself where the node is not known."""
-    return f"{labels.cluster}/{labels.node}" if labels.node else labels.entity_key()
 
 
 def _meta(resume: Snapshot | None) -> dict[str, Any]:

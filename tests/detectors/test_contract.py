@@ -57,7 +57,8 @@ class Bench:
     def tick(self, number, rows=None):
         rows = values(number, self.gpus) if rows is None else rows
         end_ns = START_NS + (number + 1) * TICK_NS
-        self.features.fold(np.arange(self.gpus, dtype=np.int32), np.full(self.gpus, end_ns - 1), rows)
+        columns = {column.name: rows[:, i].copy() for i, column in enumerate(COLUMNS)}
+        self.features.fold(np.arange(self.gpus, dtype=np.int32), np.full(self.gpus, end_ns - 1), columns)
         return self.detector.evaluate(end_ns, 15.0, self.features, fleet(self.gpus))
 
     def snapshot(self):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detectors.columns import COLUMNS, INDEX
 from detectors.features import Features
 from detectors.idle_waste import STATES, IdleWaste, IdleWasteParams, Override
 from detectors.labels import LabelSet
@@ -25,15 +24,12 @@ def judge(sample, ticks=30, params=None, labels=None, held=True, changes=None, w
     features.grow(1)
     detector.grow(1)
     detector.describe(0, labels or LabelSet(uuid="GPU-0", namespace="a", pod="p"), "team")
-    rows = np.full((1, len(COLUMNS)), np.nan)
-    for name, value in sample.items():
-        if name not in without:
-            rows[0, INDEX[name]] = value
+    columns = {name: np.array([value], float) for name, value in sample.items() if name not in without}
     known = fleet(1)
     known = type(known)(**{n: getattr(known, n) for n in known.__slots__} | {"held": np.array([held])} | facts)
     for i in range(ticks):
         end_ns = START_NS + (i + 1) * TICK_NS
-        features.fold(np.zeros(1, np.int32), np.array([end_ns - 1]), rows)
+        features.fold(np.zeros(1, np.int32), np.array([end_ns - 1]), columns)
         found = detector.evaluate(end_ns, 15.0, features, known)
     return STATES[detector.figures()["state"][0]], found, detector
 

@@ -7,10 +7,17 @@ import numpy as np
 from kernels import waste
 
 
+def rows_sort(entity, time_ns):
+    """Order by entity, and whether that is an order by time within each, too."""
+    order = sorted(range(len(entity)), key=lambda i: entity[i])
+    pairs = [(entity[i], time_ns[i]) for i in order]
+    return order, pairs == sorted(pairs)
+
+
 def rows_number(entity, time_ns):
     pairs = sorted(set(zip(entity.tolist(), time_ns.tolist(), strict=True)))
     place = {pair: i for i, pair in enumerate(pairs)}
-    return [place[pair] for pair in zip(entity.tolist(), time_ns.tolist(), strict=True)], len(pairs)
+    return [place[pair] for pair in zip(entity.tolist(), time_ns.tolist(), strict=True)], pairs
 
 
 def rows_merge(row, value, rows):
@@ -19,6 +26,60 @@ def rows_merge(row, value, rows):
         values = value[(row == r) & ~np.isnan(value)]
         out[r] = values.max() if len(values) else np.nan
     return out
+
+
+def presence_read(entity, time_ns):
+    """Entity, first and last time, and how many rows."""
+    return [
+        (e, time_ns[entity == e].min(), time_ns[entity == e].max(), np.sum(entity == e))
+        for e in sorted(set(entity.tolist()))
+    ]
+
+
+def presence_add(visits, stale_ns):
+    """First seen, present since and last seen of one entity after all its visits (first_ns, last_ns) in order."""
+    if not visits:
+        return 0, 0, 0
+    gaps = [i for i in range(1, len(visits)) if visits[i][0] - max(v[1] for v in visits[:i]) > stale_ns]
+    return visits[0][0], visits[gaps[-1] if gaps else 0][0], max(v[1] for v in visits)
+
+
+def holder_confirm(ticks, names_holder, most):
+    """Of one entity: in which ticks it is unsettled, and when its holder was last confirmed. A tick is (label set, time)s."""
+    unsettled, before, attributed_ns = [], None, 0
+    for i, rows in enumerate(ticks):
+        seen_ns = {label_set: max(t for other, t in rows if other == label_set) for label_set, _ in rows}
+        instants = sorted(set(seen_ns.values()))
+        order = [{name for name, t in seen_ns.items() if t == instant} for instant in instants]
+        settled = order if len(seen_ns) <= most else None
+        holders = [t for label_set, t in seen_ns.items() if names_holder[label_set]]
+        if settled is None or settled != before:
+            unsettled.append(i)
+        elif holders:
+            attributed_ns = max(attributed_ns, *holders)
+        before = settled
+    return unsettled, attributed_ns
+
+
+def alert_leave(holder_since_ns, opened_ns):
+    return (opened_ns > 0) & (holder_since_ns[:, None] > opened_ns)
+
+
+def alert_advance(ticks, for_ns, keep_firing_for_ns):
+    """One entity and kind: events by tick, from a list of (now_ns, found); an end clears it."""
+    opened_ns = fired_ns = last_true_ns = 0
+    events = []
+    for now_ns, found in ticks:
+        if found:
+            opened_ns = opened_ns or now_ns
+            last_true_ns = now_ns
+        fires = found and not fired_ns and now_ns - opened_ns >= for_ns
+        ends = not found and fired_ns > 0 and now_ns - last_true_ns >= keep_firing_for_ns
+        fired_ns = now_ns if fires else fired_ns
+        if ends or not (found or fired_ns):
+            opened_ns = fired_ns = last_true_ns = 0
+        events.append((fires, ends, opened_ns))
+    return events
 
 
 def latest_add(entity, time_ns, values, m):
@@ -45,6 +106,11 @@ def activity_select(entity, time_ns, sm, gr, util, stale_ns):
                 out[i] = signal[i]
                 break
     return out
+
+
+def signal_read(signal_time_ns, now_ns, stale_ns):
+    fresh = now_ns - signal_time_ns <= stale_ns
+    return np.where(fresh.any(axis=1), fresh.argmax(axis=1), signal_time_ns.shape[1])
 
 
 def ewma_add(time_ns, value, half_life_s):
@@ -74,6 +140,14 @@ def window_read(time_ns, value, now_ns, pane_ns, panes, active_above):
     if len(v) == 0:
         return 0, np.nan, np.nan, np.nan, np.nan, np.nan
     return len(v), np.mean(v > active_above), v.mean(), v.var(), v.min(), v.max()
+
+
+def window_range(time_ns, value, now_ns, pane_ns, panes):
+    return window_read(time_ns, value, now_ns, pane_ns, panes, 0.0)[4:]
+
+
+def window_mean(time_ns, value, now_ns, pane_ns, panes):
+    return window_read(time_ns, value, now_ns, pane_ns, panes, 0.0)[2]
 
 
 def histogram_add(time_ns, value, lowest, bin_width, half_life_s, bins):
@@ -148,6 +222,17 @@ def waste_classify(g, p):
     if blind and pipe < p["efficient_pipe_min"]:
         return waste.LOW_EFFICIENCY, 1.0 - pipe / p["efficient_pipe_min"], False
     return waste.ACTIVE, 0.0, False
+
+
+def waste_find(g, exempt, for_ns, usd_in_state, graced, now_ns, grace_ns):
+    """One GPU's state `g` as a dict; returns kind, how long it must last, what it wastes now and has wasted."""
+    rate = g["score"] * g["usd_per_hour"]
+    kinds = len(exempt)
+    kind = kinds - 1 if g["disagrees"] else g["state"] if g["state"] < kinds - 1 else -1
+    young = g["holder_since_ns"] > 0 and now_ns < g["holder_since_ns"] + grace_ns
+    if kind < 0 or exempt[kind] or (young and kind in graced):
+        return -1, 0, rate, 0.0
+    return kind, for_ns[kind], rate, 0.0 if g["disagrees"] else usd_in_state[kind]
 
 
 def records_walk(body, count):

@@ -7,15 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.activity import activity_select
+from kernels.activity import activity_select, signal_read
+from kernels.alert import alert_advance, alert_leave
 from kernels.dwell import dwell_add
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
 from kernels.latest import latest_add
-from kernels.rows import rows_merge, rows_number
-from kernels.waste import SIGNAL_TRUST, waste_classify
+from kernels.presence import holder_confirm, presence_add, presence_read
+from kernels.rows import rows_merge, rows_number, rows_sort
+from kernels.waste import SIGNAL_TRUST, waste_classify, waste_find
 from kernels.watermark import watermark_advance
-from kernels.window import window_add, window_read
+from kernels.window import BLOCK, window_add, window_mean, window_range, window_read
 from tests.kernels import naive
 
 ENTITIES = 4
@@ -72,8 +74,10 @@ def windows(entity, time_ns, value, pieces):
 
 
 def read(state, now_ns):
+    """Return count, duty, mean, variance, lowest and highest."""
     out = [np.empty(ENTITIES, np.int64), *(np.empty(ENTITIES) for _ in range(5))]
-    window_read(now_ns, PANE_NS, *state, *out)
+    window_read(now_ns, PANE_NS, *state[:5], *out[:4])
+    window_range(now_ns, PANE_NS, state[0], *state[5:], *out[4:])
     return out
 
 
@@ -92,6 +96,13 @@ def test_a_window_holds_exactly_the_samples_of_its_panes(history, now_s):
         own = entity == e
         expected = naive.window_read(time_ns[own], value[own], now_ns, PANE_NS, PANES, 0.5)
         assert np.allclose([f[e] for f in figures], expected, rtol=1e-9, atol=1e-12, equal_nan=True)
+    mean = np.empty(ENTITIES)
+    window_mean(now_ns, PANE_NS, whole[0], whole[1], whole[3], np.empty(BLOCK), mean)
+    assert np.array_equal(mean, figures[2], equal_nan=True)
+    for e in range(ENTITIES):
+        history = time_ns[entity == e], value[entity == e], now_ns, PANE_NS, PANES
+        assert np.allclose(mean[e], naive.window_mean(*history), rtol=1e-9, atol=1e-12, equal_nan=True)
+        assert np.array_equal([f[e] for f in figures[4:]], naive.window_range(*history), equal_nan=True)
 
 
 def test_a_window_keeps_its_variance_beside_a_large_mean():
@@ -160,19 +171,142 @@ def test_activity_comes_from_the_best_signal_that_is_fresh(history):
     assert np.array_equal(out, naive.activity_select(entity, time_ns, sm, gr, util, 180 * 10**9), equal_nan=True)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), measured), max_size=40))
+@given(st.lists(st.lists(st.integers(0, 300), min_size=3, max_size=3), max_size=6), st.integers(0, 400))
+def test_the_signal_is_the_best_that_is_fresh(seen, now_ns):
+    times = np.array(seen, np.int64).reshape(-1, 3)
+    out = np.empty(len(times), np.int8)
+    signal_read(now_ns, 100, times, out)
+    assert np.array_equal(out, naive.signal_read(times, now_ns, 100))
+
+
+def sort(entity, time_ns):
+    """Order rows by entity and time, as the worker does."""
+    order, in_time = np.empty(len(entity), np.int64), np.zeros(1, bool)
+    rows_sort(entity, time_ns, np.empty(ENTITIES + 1, np.int64), order, in_time)
+    expected, expected_in_time = naive.rows_sort(entity, time_ns)
+    assert (order.tolist(), in_time[0]) == (expected, expected_in_time)
+    return order if in_time[0] else np.lexsort((time_ns, entity))
+
+
+as_they_came = st.lists(st.tuples(st.integers(0, ENTITIES - 1), st.integers(0, 3), measured), max_size=40)
+
+
+@given(as_they_came)
 def test_partial_rows_of_one_instant_become_one_row(rows):
-    rows.sort(key=lambda row: row[:2])
     entity = np.array([r[0] for r in rows], np.int32)
     time_ns = np.array([r[1] for r in rows], np.int64)
     value = np.array([r[2] for r in rows], float)
-    row, count = np.empty(len(rows), np.int64), np.zeros(1, np.int64)
-    rows_number(entity, time_ns, row, count)
-    expected, expected_count = naive.rows_number(entity, time_ns)
-    assert (row.tolist(), count[0]) == (expected, expected_count)
-    out = np.full((int(count[0]), 1), np.nan)
-    rows_merge(row, value, 0, out)
-    assert np.array_equal(out[:, 0], naive.rows_merge(row, value, int(count[0])), equal_nan=True)
+    row, merged_entity, merged_time = (np.empty(len(rows), kind) for kind in (np.int64, np.int32, np.int64))
+    count = np.zeros(1, np.int64)
+    rows_number(sort(entity, time_ns), entity, time_ns, row, merged_entity, merged_time, count)
+    expected, pairs = naive.rows_number(entity, time_ns)
+    assert (row.tolist(), count[0]) == (expected, len(pairs))
+    assert list(zip(merged_entity.tolist(), merged_time.tolist(), strict=True))[: len(pairs)] == pairs
+    out = np.full(int(count[0]), np.nan)
+    rows_merge(row, value, out)
+    assert np.array_equal(out, naive.rows_merge(row, value, int(count[0])), equal_nan=True)
+
+
+def read_presence(order, entity, time_ns):
+    n = len(entity)
+    out = [np.empty(n, np.int32), *(np.empty(n, np.int64) for _ in range(2)), np.empty(n + 1, np.int64)]
+    count = np.zeros(1, np.int64)
+    presence_read(order, entity, time_ns, *out, count)
+    k = int(count[0])
+    return out[0][:k], out[1][:k], out[2][:k], out[3][: k + 1]
+
+
+@given(as_they_came)
+def test_presence_is_from_the_first_to_the_last_row(rows):
+    entity = np.array([r[0] for r in rows], np.int32)
+    time_ns = np.array([r[1] for r in rows], np.int64)
+    present, first_ns, last_ns, start = read_presence(sort(entity, time_ns), entity, time_ns)
+    found = list(zip(present, first_ns, last_ns, np.diff(start), strict=True))
+    assert found == naive.presence_read(entity, time_ns)
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9)), max_size=12))
+def test_a_silence_that_is_too_long_begins_a_new_presence(steps):
+    starts = np.cumsum([step for step, _ in steps], dtype=np.int64)
+    visits = [(int(start), int(start) + length) for start, (_, length) in zip(starts, steps, strict=True)]
+    state = [np.zeros(1, np.int64) for _ in range(3)]
+    for first_ns, last_ns in visits:
+        presence_add(np.zeros(1, np.int32), np.array([first_ns]), np.array([last_ns]), 30, *state)
+    assert tuple(int(s[0]) for s in state) == naive.presence_add(visits, 30)
+
+
+MOST = 3
+one_tick = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), min_size=1, max_size=5)
+
+
+@settings(max_examples=600)
+@given(st.lists(st.lists(one_tick, min_size=2, max_size=2), min_size=1, max_size=6))
+def test_only_who_reports_under_other_labels_than_before_is_unsettled(ticks):
+    names_holder = np.array([True, False, True, False])
+    settled, attributed_ns = np.full((2, MOST), -1, np.int32), np.zeros(2, np.int64)
+    unsettled = [[], []]
+    for number, tick in enumerate(ticks):
+        rows = sorted((e, 10 * number + t, label_set) for e in range(2) for label_set, t in tick[e])
+        entity = np.array([r[0] for r in rows], np.int32)
+        time_ns = np.array([r[1] for r in rows], np.int64)
+        label_set = np.array([r[2] for r in rows], np.int32)
+        present, _, last_ns, start = read_presence(np.arange(len(rows)), entity, time_ns)
+        out, count = np.empty(2, np.int64), np.zeros(1, np.int64)
+        state = settled, attributed_ns
+        holder_confirm(
+            present,
+            last_ns,
+            start,
+            label_set,
+            time_ns,
+            names_holder,
+            *state,
+            np.empty(MOST, np.int32),
+            np.empty(MOST, np.int64),
+            out,
+            count,
+        )
+        for e in out[: count[0]].tolist():
+            unsettled[e].append(number)
+    for e in range(2):
+        own = [[(label_set, 10 * n + t) for label_set, t in tick[e]] for n, tick in enumerate(ticks)]
+        assert (unsettled[e], attributed_ns[e]) == naive.holder_confirm(own, names_holder, MOST)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=8))
+def test_an_alert_leaves_with_the_holder_under_which_it_opened(rows):
+    holder_since_ns = np.array([r[0] for r in rows], np.int64)
+    opened_ns = np.array([r[1:] for r in rows], np.int64).reshape(-1, 2)
+    left, count = np.zeros(opened_ns.shape, bool), np.zeros(1, np.int64)
+    alert_leave(holder_since_ns, opened_ns, left, count)
+    assert np.array_equal(left, naive.alert_leave(holder_since_ns, opened_ns))
+    assert count[0] == left.sum()
+
+
+@given(st.lists(st.lists(st.integers(-1, 1), min_size=2, max_size=2), max_size=25), st.integers(0, 40))
+def test_what_lasts_fires_and_what_stays_away_ends(ticks, for_ns):
+    shape = 2, 2
+    state = (
+        [np.zeros(shape, np.int64) for _ in range(3)] + [np.zeros(shape) for _ in range(2)] + [np.full(shape, np.nan)]
+    )
+    events = []
+    for number, kind in enumerate(ticks):
+        fires, ends, count = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(1, np.int64)
+        now_ns = 10 * (number + 1)
+        found = np.array(kind, np.int8), np.full(2, for_ns), np.array([1.0, 2.0]), np.full(2, number + 5.0)
+        alert_advance(*found, now_ns, 30, *state, fires, ends, count)
+        assert count[0] == fires.sum() + ends.sum()
+        for i, array in enumerate(state):
+            array[ends] = np.nan if i == 5 else 0
+        events.append((fires, ends, state[0].copy()))
+        opened = state[0] > 0
+        assert np.array_equal(state[4][opened], (state[2] // 10 + 4.0 - state[3])[opened])
+        assert np.array_equal(~np.isnan(state[5]), opened)
+        assert not any(array[~opened].any() for array in state[:5])
+    for e in range(2):
+        for k in range(2):
+            own = [(10 * (n + 1), kind[e] == k) for n, kind in enumerate(ticks)]
+            assert [tuple(x[e, k] for x in event) for event in events] == naive.alert_advance(own, for_ns, 30)
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.floats(0, 1), measured), min_size=1, max_size=30))
@@ -222,3 +356,21 @@ def test_the_classifier_equals_its_twin(figures):
     assert out[1][0] == pytest.approx(expected[1])
     assert 0.0 <= out[1][0] <= 1.0
     assert 0.0 <= out[2][0] <= 1.0
+
+
+FOUND = {
+    "state": st.integers(0, 7), "disagrees": st.booleans(), "score": st.floats(0, 1), "usd_per_hour": measured,
+    "holder_since_ns": st.integers(0, 100),
+}  # fmt: skip
+
+
+@given(st.fixed_dictionaries(FOUND), st.lists(st.booleans(), min_size=7, max_size=7))
+def test_findings_are_the_wasteful_states_less_what_is_excused(figures, exempt):
+    kinds = {"state": np.int8, "disagrees": bool, "holder_since_ns": np.int64}
+    rows = [np.array([figures[name]], kinds.get(name, float)) for name in FOUND]
+    graced = np.isin(np.arange(7), (1, 2, 5))
+    for_ns, usd = np.arange(100, 107), np.arange(8.0)
+    out = [np.empty(1, np.int8), np.empty(1, np.int64), np.empty(1), np.empty(1)]
+    waste_find(*rows, 90, 50, graced, np.array([exempt]), for_ns[None, :], usd[None, :], *out)
+    expected = naive.waste_find(figures, exempt, for_ns, usd, {1, 2, 5}, 90, 50)
+    assert np.array_equal([float(array[0]) for array in out], [float(x) for x in expected], equal_nan=True)

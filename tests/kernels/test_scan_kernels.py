@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from kernels.interned import slots_fill
 from kernels.log import HEADERS, KEY, VALUE, WHOLE, records_walk
-from kernels.points import points_number, points_put
-from kernels.rows import rows_repeated
+from kernels.points import points_number, points_put, rows_repeated
 from service.ingest.contract import Record
 from service.ingest.records import Records
 from tests.kernels import naive

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from detectors.columns import COLUMNS
 from kernels.native import IGNORED_NAME, KEY_WORDS, KEYS_MAX, LABEL, MEASUREMENT, TIME, UNKNOWN_NAME, native_scan
-from kernels.rows import rows_repeated
+from kernels.points import rows_repeated
 from service.ingest.contract import Record
 from service.ingest.fields import FieldTable
 from service.ingest.formats.native import LABELS

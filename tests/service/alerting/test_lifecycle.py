@@ -145,7 +145,9 @@ def grouped(settings, script, gpus=3):
         fired, resolved = fleet.tick(i, kinds)
         now_ns = T0 + i * TICK_NS
         grouping.take(fired, resolved, now_ns)
+        before, is_due = grouping.snapshot(), grouping.is_due(now_ns)
         out.append(grouping.due(fleet.lifecycle.firing(now_ns), now_ns))
+        assert is_due or (out[-1], grouping.snapshot()) == ([], before)
         grouping = Grouping(settings, grouping.snapshot())  # a restart after every tick changes nothing
     return out
 

@@ -175,6 +175,66 @@ def test_a_silent_gpu_is_forgotten_and_makes_room():
     assert tested.ingest(one(label_sets, [240], gpu("GPU-new"), sm_active_ratio=0.5)) == []
 
 
+def shared(label_sets, times_s, pods, **columns):
+    """Return a batch in which one GPU is reported at each instant once for every pod that shares it."""
+    ids = [label_sets.intern(gpu(pod=pod)) for pod in pods]
+    batch = one(label_sets, np.repeat(times_s, len(ids)), **columns)
+    return dataclasses.replace(batch, label_set=np.tile(np.array(ids, np.int32), len(times_s)))
+
+
+@pytest.mark.parametrize("pods", [["a"], ["a", "b"], [f"p-{i}" for i in range(12)]])
+def test_holders_that_share_a_gpu_are_the_same_to_a_worker_that_has_just_started(pods):
+    calm_sets, label_sets = LabelSets(), LabelSets()
+    calm, restarted = worker(configuration(), calm_sets), worker(configuration(), label_sets)
+    for start in range(0, 900, 15):
+        now = pods[::-1] if start < 600 else [*pods[1:], "new"]
+        calm.ingest(shared(calm_sets, [start, start + 10], now, sm_active_ratio=0.5))
+        restarted.ingest(shared(label_sets, [start, start + 10], now, sm_active_ratio=0.5))
+        calm.advance(frozenset(), lambda _: None)
+        restarted.advance(frozenset(), lambda _: None)
+        assert state_hash(restarted.snapshot()) == state_hash(calm.snapshot())
+        restarted = worker(configuration(), label_sets, restarted.snapshot())
+    assert calm.entities.state["sharers"][0] == len(pods)
+    assert calm.entities.labels[0].pod == min(now)
+
+
+def test_labels_that_say_nothing_new_are_not_looked_at(monkeypatch):
+    label_sets = LabelSets()
+    tested = worker(configuration(), label_sets)
+
+    def send(start, pods):
+        """Two pods share the GPU; an exporter that knows of no pods comes after them."""
+        tested.ingest(shared(label_sets, [start], pods, sm_active_ratio=0.5))
+        tested.ingest(one(label_sets, [start + 5], gpu(pod="", namespace=""), power_watts=300.0))
+        return tested.advance(frozenset(), lambda _: None)
+
+    for start in range(0, 120, 15):
+        send(start, ["a", "b"])
+    monkeypatch.setattr(type(tested.entities), "describe", None)
+    monkeypatch.setattr("detectors.labels.LabelSet.entity_key", None)
+    assert sum(send(start, ["b", "a"]) for start in range(120, 600, 15)) > 20
+    assert (tested.entities.labels[0].pod, tested.entities.state["sharers"][0]) == ("a", 2)
+
+
+def test_forgetting_some_gpus_leaves_the_others_as_a_restart_would():
+    calm_sets, label_sets = LabelSets(), LabelSets()
+    settings = configuration(fleet=FleetSettings(entities_max=4, forget_after_s=60))
+    calm, restarted = worker(settings, calm_sets), worker(settings, label_sets)
+    for start in range(0, 900, 15):
+        for i in range(6):
+            if (start // 120 + i) % 3 == 0:
+                continue
+            labels = gpu(f"GPU-{i}", node=f"n{i % 2}", pod=f"p-{i % 4}")
+            sent = {"util_unscaled": 40.0 + i, "fb_used_bytes": 0.0, "power_watts": 100.0}
+            found = calm.ingest(one(calm_sets, [start], labels, **sent))
+            assert restarted.ingest(one(label_sets, [start], labels, **sent)) == found
+        calm.advance(frozenset(), lambda _: None)
+        restarted.advance(frozenset(), lambda _: None)
+        assert state_hash(restarted.snapshot()) == state_hash(calm.snapshot())
+        restarted = worker(settings, label_sets, restarted.snapshot())
+    assert 0 < len(calm.entities) <= 4
+
+
 @pytest.mark.parametrize(("sent", "expected"), [([0.4, 0.9], 0.9), ([40.0, 90.0], 0.9), ([1.0, 1.0], 1.0)])
 def test_the_ratio_that_may_be_percent_is_scaled_per_node(sent, expected):
     label_sets = LabelSets()

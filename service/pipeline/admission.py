@@ -1,0 +1,96 @@
+"""Which entity each label set stands for, and whether there is room for it: worked out once, then looked up by id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.entities import Entities
+from detectors.labels import LabelSets
+from detectors.state import Array, ArraySpec, StateArrays
+
+# Who was refused once stays so until entities are forgotten: places are only claimed, never given back.
+_UNASKED, _ADMITTED, _REFUSED = 0, 1, 2
+
+
+class Admission:
+    """Only label sets that were never seen cost Python; the rows of all others are one look into an array.
+
+    A place is claimed when a row is taken in, and taken when its tick is closed: ids are given in order of keys within a
+    tick, so that data decides them and not the order of arrival.
+    """
+
+    def __init__(self, entities: Entities, label_sets: LabelSets, entities_max: int) -> None:
+        self._entities = entities
+        self._label_sets = label_sets
+        self._entities_max = entities_max
+        self._known = StateArrays(
+            {
+                "entity": ArraySpec(np.int32, -1),
+                "names_holder": ArraySpec(np.bool_, False),
+                "room": ArraySpec(np.int8, _UNASKED),
+            },
+            None,
+        )
+        self._claimed: set[str] = set()
+
+    def _by_label_set(self, name: str) -> Array:
+        self._known.grow(len(self._label_sets))
+        return self._known[name]
+
+    def names_holder(self) -> NDArray[np.bool_]:
+        """Return bool[label sets]: somebody is named as the holder; right for those that `admit` has seen."""
+        names_holder: NDArray[np.bool_] = self._by_label_set("names_holder")
+        return names_holder
+
+    def room(self, label_set: NDArray[np.int32], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Tell for each wanted row whether its GPU is known, or may still become so; the others claim no place."""
+        known = self._by_label_set("room")
+        room = known[label_set]
+        if not room.all():
+            for i in np.unique(label_set[wanted & (room == _UNASKED)]).tolist():
+                known[i] = _ADMITTED if self._claim(self._label_sets[i].entity_key()) else _REFUSED
+            room = known[label_set]
+        admitted: NDArray[np.bool_] = room == _ADMITTED
+        return admitted
+
+    def _claim(self, key: str) -> bool:
+        if self._entities.find(key) is not None or key in self._claimed:
+            return True
+        if len(self._entities) + len(self._claimed) >= self._entities_max:
+            return False
+        self._claimed.add(key)
+        return True
+
+    def admit(self, label_set: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[int]]:
+        """Return the entity of each row of a tick, and the ids of those that are new."""
+        entity_of = self._by_label_set("entity")
+        entity: NDArray[np.int32] = entity_of[label_set]
+        if (entity >= 0).all():
+            return entity, []
+        fresh = np.unique(label_set[entity < 0])
+        labels = [self._label_sets[i] for i in fresh.tolist()]
+        admitted, refused = self._entities.admit(labels)
+        assert not refused, "room was checked when the rows were taken in"
+        ids = self._entities.ids()
+        keys = [known.entity_key() for known in labels]
+        self._claimed.difference_update(keys)
+        entity_of[fresh] = [ids[key] for key in keys]
+        self._known["names_holder"][fresh] = [known.is_attributed() for known in labels]
+        return entity_of[label_set], admitted
+
+    def keep(self, entities: NDArray[np.int64], before: int) -> None:
+        """Follow the new ids of these entities, of `before` in all; the others' places are free again."""
+        renamed = np.full(before + 1, -1, np.int32)  # the last for label sets without entity, which have -1
+        renamed[entities] = np.arange(len(entities))
+        entity_of = self._by_label_set("entity")
+        entity_of[:] = renamed[entity_of]
+        self._known["room"][:] = np.where(entity_of >= 0, _ADMITTED, _UNASKED)
+
+    def claim_for(self, waiting: Iterable[int]) -> None:
+        """Claim places anew, for the label sets of all rows that wait and were accepted before."""
+        entity_of = self._by_label_set("entity")
+        keys = {self._label_sets[i].entity_key() for i in waiting if entity_of[i] < 0}
+        self._claimed = {key for key in keys if self._entities.find(key) is None}
