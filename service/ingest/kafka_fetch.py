@@ -119,12 +119,20 @@ def install(consumer: KafkaConsumer) -> FetchLedger:
 def release_parked(consumer: KafkaConsumer) -> None:
     """Let records that were parked while their partition was paused be handed over again.
 
-    3.0.12 takes them back only while its slot for the records in line is None, and leaves a drained, merely false object
-    there: a partition paused in the middle of an answer would otherwise wait until some other partition is paused too.
+    3.0.12 takes them back only while its slot for the records in line is None. It leaves a drained, merely false object
+    there, and parks the records of a partition that has been paused since only after it has looked for parked ones: a
+    poll then finds nothing to hand over and nothing to wait for, and sleeps for 100 ms.
     """
     fetcher = consumer._fetcher
-    if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
-        fetcher._next_partition_records = None
+    in_line = fetcher._next_partition_records
+    if in_line is None:
+        return
+    if in_line:
+        partition = in_line.topic_partition
+        if not consumer._subscription.is_paused(partition):
+            return
+        fetcher._paused_partition_records[partition] = in_line
+    fetcher._next_partition_records = None
 
 
 def _aborted(transactions: Sequence[Any] | None) -> list[AbortedTransaction]:
