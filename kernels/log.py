@@ -49,6 +49,7 @@ def _field_at(data, at, end):
 @kernel
 def records_walk(
     data: NDArray[np.uint8],
+    begin: int,
     end: int,
     base_offset: int,
     last_offset: int,
@@ -62,14 +63,14 @@ def records_walk(
 ) -> None:
     """Find the records of one batch; those below from_offset are passed over, and the walk ends at the first that lies.
 
-    Rows        data uint8[…], the expanded records, the first of which begins at 0, up to `end`
+    Rows        data uint8[…], of which [begin, end) are the expanded records
     Parameters  base_offset, last_offset of the batch; from_offset; base_timestamp_ms; append_time_ms, the timestamp of
                 all records where the broker set it, else -1
     Output      out_offset, out_timestamp_ms int64[count], count being the number of records that the batch claims;
                 out_span int32[count, 6]; out_end int64[2]: how many records were found, and what ended the walk
     Source      Kafka protocol guide, "Record Batch"
     """
-    at = np.int64(0)
+    at = np.int64(begin)
     found = 0
     previous = base_offset - 1
     trouble = WHOLE
@@ -93,7 +94,7 @@ def records_walk(
         at = headers
         if trouble != WHOLE:
             break
-        if count < 0 or count > end:
+        if count < 0 or count > end - begin:
             trouble = BAD_HEADERS
             break
         for _ in range(2 * count):

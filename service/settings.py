@@ -75,7 +75,7 @@ class KafkaSettings(Section):
     """Most bytes of one fetch over all partitions."""
     partition_fetch_bytes_max: Annotated[int, Field(ge=1 << 16, le=1 << 28)] = 8 << 20
     """Most bytes of one fetch of one partition; a larger single batch is still delivered."""
-    poll_records_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    poll_records_max: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
     """Most records handed over at once."""
 
 

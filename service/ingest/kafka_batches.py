@@ -15,7 +15,8 @@ from crc32c import crc32c
 
 from kernels.log import BAD_FIELD, BAD_HEADERS, ENDS_EARLY, LEFT_OVER, OVERLONG, WHOLE, WRONG_SIZE, records_walk
 from service.ingest.contract import Corrupt
-from service.ingest.kafka_codecs import BadCompression, expanded
+from service.ingest.kafka_buffers import Buffers
+from service.ingest.kafka_codecs import BadCompression
 from service.ingest.records import SPAN_COLUMNS, RecordBlock, Records
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -73,6 +74,14 @@ class Header(NamedTuple):
         return self.base_offset + self.last_offset_delta
 
 
+class _OpenBatch(NamedTuple):
+    """A batch that is being handed over: what was found in it, what ended the walk, how much is taken already."""
+
+    block: RecordBlock
+    trouble: int
+    taken: int = 0
+
+
 class BatchReader:
     """Reads the answer of one fetch of one partition, from `position` on, a few records at a time.
 
@@ -82,13 +91,21 @@ class BatchReader:
     makes every later boundary a guess.
     """
 
-    def __init__(self, fetched: bytes, position: int, aborted: Sequence[AbortedTransaction], end: int | None) -> None:
+    def __init__(
+        self,
+        fetched: bytes,
+        position: int,
+        aborted: Sequence[AbortedTransaction],
+        end: int | None,
+        buffers: Buffers,
+    ) -> None:
         self.position = position
         self.leader_epoch = -1
         self.done = False
         self._fetched = memoryview(fetched)
         self._at = 0
         self._end = end
+        self._buffers = buffers
         self._aborted = sorted(aborted, key=lambda each: each.first_offset, reverse=True)
         self._aborted_producers: set[int] = set()
         self._open: _OpenBatch | None = None
@@ -114,7 +131,7 @@ class BatchReader:
             if block is not None:
                 items.append(block)
                 left -= len(block.offset)
-                bytes_left -= len(block.data)
+                bytes_left -= block.size()
         return items
 
     def _take(self, batch: _OpenBatch, records_max: int) -> RecordBlock | None:
@@ -160,7 +177,7 @@ class BatchReader:
             raise BadBatch("checksum does not match")
         self.leader_epoch = header.leader_epoch
         if self._counts(header, raw):
-            self._open = _walked(_body(header, raw), header, self.position)
+            self._open = self._walked(header, raw, self.position)
         else:
             self._close_batch()
 
@@ -188,60 +205,47 @@ class BatchReader:
             while self._aborted and self._aborted[-1].first_offset <= header.last_offset:
                 self._aborted_producers.add(self._aborted.pop().producer_id)
         if header.attributes & CONTROL:
-            if _marks_abort(header, raw):
+            if self._marks_abort(header, raw):
                 self._aborted_producers.discard(header.producer_id)
             return False
         transactional = header.attributes & TRANSACTIONAL
         return not (transactional and header.producer_id in self._aborted_producers)
 
+    def _marks_abort(self, header: Header, raw: memoryview) -> bool:
+        if not header.records:
+            return False
+        marker = Records([self._walked(header, raw, header.base_offset).block.part(0, 1)])
+        key = marker[0].key if len(marker) else None
+        if key is None or len(key) < 4:
+            raise BadBatch("control batch without a marker")
+        return bool(struct.unpack_from(">hh", key)[1] == ABORT)
 
-class _OpenBatch(NamedTuple):
-    """A batch that is being handed over: what was found in it, what ended the walk, how much is taken already."""
-
-    block: RecordBlock
-    trouble: int
-    taken: int = 0
-
-
-def _marks_abort(header: Header, raw: memoryview) -> bool:
-    if not header.records:
-        return False
-    marker = Records([_walked(_body(header, raw), header, header.base_offset).block.part(0, 1)])
-    key = marker[0].key if len(marker) else None
-    if key is None or len(key) < 4:
-        raise BadBatch("control batch without a marker")
-    return bool(struct.unpack_from(">hh", key)[1] == ABORT)
-
-
-def _body(header: Header, raw: memoryview) -> bytes:
-    try:
-        body = expanded(header.attributes & CODEC_MASK, bytes(raw[HEADER.size :]))
-    except BadCompression as error:
-        raise BadBatch(str(error)) from error
-    if not 0 <= header.records * RECORD_BYTES_MIN <= len(body):
-        raise BadBatch(f"{header.records} records in {len(body)} bytes")
-    return body
-
-
-def _walked(body: bytes, header: Header, position: int) -> _OpenBatch:
-    """Find the records at `position` and after, up to the first that breaks the structure."""
-    count = header.records
-    offset, timestamp_ms = np.empty(count, np.int64), np.empty(count, np.int64)
-    span = np.empty((count, SPAN_COLUMNS), np.int32)
-    end = np.empty(2, np.int64)
-    append_time_ms = header.max_timestamp if header.attributes & LOG_APPEND_TIME else -1
-    records_walk(
-        np.frombuffer(body, np.uint8),
-        len(body),
-        header.base_offset,
-        header.last_offset,
-        position,
-        header.base_timestamp,
-        append_time_ms,
-        offset,
-        timestamp_ms,
-        span,
-        end,
-    )
-    found, trouble = end.tolist()
-    return _OpenBatch(RecordBlock(body, offset[:found], timestamp_ms[:found], span[:found]), trouble)
+    def _walked(self, header: Header, raw: memoryview, position: int) -> _OpenBatch:
+        """Expand the batch and find its records at `position` and after, up to the first that breaks the structure."""
+        try:
+            data, begin, body_end = self._buffers.expand(header.attributes & CODEC_MASK, raw[HEADER.size :])
+        except BadCompression as error:
+            raise BadBatch(str(error)) from error
+        count = header.records
+        if not 0 <= count * RECORD_BYTES_MIN <= body_end - begin:
+            raise BadBatch(f"{count} records in {body_end - begin} bytes")
+        offset, timestamp_ms = np.empty(count, np.int64), np.empty(count, np.int64)
+        span = np.empty((count, SPAN_COLUMNS), np.int32)
+        end = np.empty(2, np.int64)
+        records_walk(
+            data,
+            begin,
+            body_end,
+            header.base_offset,
+            header.last_offset,
+            position,
+            header.base_timestamp,
+            header.max_timestamp if header.attributes & LOG_APPEND_TIME else -1,
+            offset,
+            timestamp_ms,
+            span,
+            end,
+        )
+        found, trouble = end.tolist()
+        block = RecordBlock(data, begin, body_end, offset[:found], timestamp_ms[:found], span[:found])
+        return _OpenBatch(block, trouble)

@@ -14,6 +14,7 @@ from kafka import KafkaConsumer
 
 from service.ingest.contract import Corrupt, TopicPartition
 from service.ingest.kafka_batches import AbortedTransaction, BatchReader
+from service.ingest.kafka_buffers import Buffers
 from service.ingest.records import RecordBlock
 
 BYTES_PER_RECORD = 1 << 10  # larger records count as several, so that a limit in records bounds memory too
@@ -25,6 +26,7 @@ class FetchLedger:
     def __init__(self, end_of: Callable[[Any], int | None]) -> None:
         self.positions: dict[TopicPartition, int] = {}
         self.unreadable: dict[TopicPartition, int] = {}
+        self.buffers = Buffers()
         self._end_of = end_of
         self._suspects: dict[TopicPartition, int] = {}
 
@@ -51,7 +53,7 @@ class Taken(list[RecordBlock | Corrupt]):
 
     def __len__(self) -> int:
         records = sum(1 if isinstance(item, Corrupt) else len(item.offset) for item in self)
-        size = sum(len(item.data) for item in self if isinstance(item, RecordBlock))
+        size = sum(item.size() for item in self if isinstance(item, RecordBlock))
         return max(records, size // BYTES_PER_RECORD)
 
 
@@ -83,7 +85,9 @@ class FetchedRecords:
         if self._reader is None:
             # Built late: only now does the consumer know the high watermark of this very answer.
             end = self._ledger.end_of(self.topic_partition)
-            self._reader = BatchReader(self._fetched._buffer, self.fetch_offset, self._aborted, end)
+            self._reader = BatchReader(
+                self._fetched._buffer, self.fetch_offset, self._aborted, end, self._ledger.buffers
+            )
         items = Taken(self._reader.read(records_max))
         position = self._reader.position
         if items and isinstance(items[-1], Corrupt):

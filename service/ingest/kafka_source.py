@@ -160,6 +160,7 @@ class KafkaSource:
             self._start_wanted(consumer)
             self._ask_ends(consumer)
             self._pause(consumer, paused)
+            self._ledger.buffers.turn_over_when_large()
             fetched: Mapping[Any, Any] = consumer.poll(timeout_ms=max(0, int(timeout_s * 1000)))
         except OffsetOutOfRangeError as error:
             for gap in out_of_range(consumer, error.args[0]):

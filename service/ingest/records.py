@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.log import HEADERS, KEY, VALUE
+from kernels.log import HEADERS, HEADERS_END, KEY, VALUE, VALUE_END
 from kernels.words import PADDING
 from service.ingest.contract import Record
 
@@ -17,16 +17,33 @@ SPAN_COLUMNS = 6
 
 
 class RecordBlock(NamedTuple):
-    """Records inside one stretch of bytes: offset, timestamp_ms int64[n]; span int32[n, 6] as kernels.log gives them."""
+    """Records inside one buffer, of whose bytes [begin, end) are theirs, with PADDING after them.
 
-    data: bytes
+    offset, timestamp_ms int64[n]; span int32[n, 6], places in the buffer, as kernels.log gives them.
+    """
+
+    data: NDArray[np.uint8]
+    begin: int
+    end: int
     offset: NDArray[np.int64]
     timestamp_ms: NDArray[np.int64]
     span: NDArray[np.int32]
 
     def part(self, first: int, end: int) -> RecordBlock:
         """Return the records [first, end) of the same bytes."""
-        return RecordBlock(self.data, self.offset[first:end], self.timestamp_ms[first:end], self.span[first:end])
+        return self._replace(
+            offset=self.offset[first:end], timestamp_ms=self.timestamp_ms[first:end], span=self.span[first:end]
+        )
+
+    def size(self) -> int:
+        """Return how many bytes the records have, about."""
+        if not len(self.span):
+            return 0
+        return int(self.span[-1, HEADERS_END]) - int(self.span[0, HEADERS_END]) + self._first_size()
+
+    def _first_size(self) -> int:
+        places = self.span[0]
+        return int(places[HEADERS_END]) - int(places[places >= 0].min())
 
 
 class Records(Sequence[Record]):
@@ -35,19 +52,15 @@ class Records(Sequence[Record]):
     data uint8[…] has PADDING bytes after the last record; offset, timestamp_ms int64[n]; span int32[n, 6].
     """
 
-    __slots__ = ("_bytes", "data", "offset", "span", "timestamp_ms")
+    __slots__ = ("data", "offset", "span", "timestamp_ms")
 
     def __init__(self, blocks: Sequence[RecordBlock]) -> None:
-        self._bytes = b"".join([*(block.data for block in blocks), bytes(PADDING)])
-        self.data: NDArray[np.uint8] = np.frombuffer(self._bytes, np.uint8)
         self.offset = _joined([block.offset for block in blocks], np.empty(0, np.int64))
         self.timestamp_ms = _joined([block.timestamp_ms for block in blocks], np.empty(0, np.int64))
-        at = 0
-        spans = []
-        for block in blocks:
-            spans.append(np.where(block.span < 0, block.span, block.span + at) if at else block.span)
-            at += len(block.data)
-        self.span = _joined(spans, np.empty((0, SPAN_COLUMNS), np.int32)).astype(np.int32, copy=False)
+        if len({id(block.data) for block in blocks}) > 1:
+            blocks = _moved_together(blocks)
+        self.data = blocks[0].data if blocks else np.zeros(PADDING, np.uint8)
+        self.span = _joined([block.span for block in blocks], np.empty((0, SPAN_COLUMNS), np.int32))
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Records:
@@ -56,6 +69,10 @@ class Records(Sequence[Record]):
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    def value_bytes(self) -> int:
+        """Return how many bytes the values have in all."""
+        return int((self.span[:, VALUE_END] - self.span[:, VALUE]).sum())
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
@@ -84,11 +101,24 @@ class Records(Sequence[Record]):
         return (self[i] for i in range(len(self)))
 
     def _part(self, span: Sequence[int], part: int) -> bytes | None:
-        return None if span[part] < 0 else self._bytes[span[part] : span[part + 1]]
+        return None if span[part] < 0 else self.data[span[part] : span[part + 1]].tobytes()
 
 
 def _joined(parts: Sequence[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate([empty, *parts])
+
+
+def _moved_together(blocks: Sequence[RecordBlock]) -> list[RecordBlock]:
+    """Return the blocks in one buffer of their own."""
+    data = np.zeros(sum(block.end - block.begin for block in blocks) + PADDING, np.uint8)
+    at = 0
+    moved = []
+    for block in blocks:
+        data[at : at + block.end - block.begin] = block.data[block.begin : block.end]
+        span = np.where(block.span < 0, block.span, block.span + (at - block.begin)).astype(np.int32)
+        moved.append(RecordBlock(data, at, at + block.end - block.begin, block.offset, block.timestamp_ms, span))
+        at += block.end - block.begin
+    return moved
 
 
 def _block(records: Sequence[Record]) -> RecordBlock:
@@ -100,8 +130,11 @@ def _block(records: Sequence[Record]) -> RecordBlock:
     span = np.stack([ends - sizes, ends], axis=1).astype(np.int32)
     missing = np.fromiter((part is None for part in parts), np.bool_, len(parts))
     span[missing, 0] = -1
+    text = b"".join([*(part or b"" for part in parts), bytes(PADDING)])
     return RecordBlock(
-        b"".join(part or b"" for part in parts),
+        np.frombuffer(text, np.uint8),
+        0,
+        len(text) - PADDING,
         np.fromiter((record.offset for record in records), np.int64, len(records)),
         np.fromiter((record.timestamp_ms for record in records), np.int64, len(records)),
         span.reshape(-1, SPAN_COLUMNS),

@@ -49,7 +49,9 @@ def test_the_walk_finds_every_record_from_an_offset_on(records, from_offset, cut
         body = body[:cut]
     offset, timestamp = np.empty(count, np.int64), np.empty(count, np.int64)
     span, end = np.empty((count, 6), np.int32), np.empty(2, np.int64)
-    records_walk(np.frombuffer(body, np.uint8), len(body), 0, count, from_offset, 100, -1, offset, timestamp, span, end)
+    records_walk(
+        np.frombuffer(body, np.uint8), 0, len(body), 0, count, from_offset, 100, -1, offset, timestamp, span, end
+    )
     found, trouble = end.tolist()
     try:
         expected, whole = naive.records_walk(body, count)

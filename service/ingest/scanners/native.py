@@ -60,7 +60,7 @@ class NativeScanner:
 
     def scan(self, records: Records, ask: Ask) -> Scanned:
         n = len(records)
-        room = min(len(records.data) // ROW_BYTES_MIN + 1, n + ARRAY_ROWS_MAX)
+        room = min(records.value_bytes() // ROW_BYTES_MIN + 1, n + ARRAY_ROWS_MAX)
         plain = np.zeros(n, np.bool_)
         record, entry, unknown = (np.empty(room, np.int32) for _ in range(3))
         time_ns = np.empty(room, np.int64)

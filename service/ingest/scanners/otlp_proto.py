@@ -27,7 +27,7 @@ class OtlpProtoScanner:
         self._reader = PointReader(fields, bounds)
 
     def scan(self, records: Records, ask: Ask) -> Scanned:
-        room = min(len(records.data) // POINT_BYTES_MIN + 1, POINTS_MAX)
+        room = min(records.value_bytes() // POINT_BYTES_MIN + 1, POINTS_MAX)
         plain = np.zeros(len(records), np.bool_)
         record, head, entry = (np.empty(room, np.int32) for _ in range(3))
         time_ns, raw, kind = np.empty(room, np.int64), np.empty(room), np.empty(room, np.int8)

@@ -85,11 +85,12 @@ def resolve(
     fresh = np.flatnonzero(labels.meaning[entry] == NEVER_SEEN)
     if len(fresh):
         _, first = np.unique(entry[fresh], return_index=True)
+        rows = np.sort(fresh[first])
+        begins, ends = (np.searchsorted(record, record[rows], side).tolist() for side in ("left", "right"))
         asked, answer = -1, None
-        for row in np.sort(fresh[first]).tolist():
-            begin, end = np.searchsorted(record, [record[row], record[row] + 1]).tolist()
-            if asked != record[row]:
-                asked, answer = int(record[row]), ask(records[int(record[row])])
+        for row, begin, end in zip(rows.tolist(), begins, ends, strict=True):
+            if asked != begin:
+                asked, answer = begin, ask(records[int(record[row])])
             whole = answer is not None and len(answer) == end - begin and answer[row - begin].label_set >= 0
             labels.meaning[entry[row]] = answer[row - begin].label_set if whole and answer is not None else REFERENCE
     return labels.meaning[entry]

@@ -16,7 +16,8 @@ from kafka.structs import TopicPartition as KafkaPartition
 
 from service.ingest.contract import Corrupt, Record, TopicPartition
 from service.ingest.kafka_batches import CRC_FROM, HEADER, AbortedTransaction, BatchReader
-from service.ingest.kafka_codecs import EXPANDED_BYTES_MAX, BadCompression, expanded
+from service.ingest.kafka_buffers import Buffers
+from service.ingest.kafka_codecs import EXPANDED_BYTES_MAX, BadCompression, expand
 from service.ingest.kafka_fetch import FetchedRecords, FetchLedger
 from service.ingest.records import RecordBlock, Records
 
@@ -64,7 +65,7 @@ def read(
     at_once: int = 1000,
 ) -> tuple[list[Record | Corrupt], int]:
     """Read until done; return the items and the position."""
-    reader = BatchReader(fetched, position, aborted, end)
+    reader = BatchReader(fetched, position, aborted, end, Buffers())
     items: list[Record | Corrupt] = []
     while not reader.done:
         items += flat(reader.read(at_once))
@@ -203,11 +204,29 @@ def test_a_bomb_is_refused_before_it_is_expanded(codec: int) -> None:
     assert position == 1
 
 
+def test_a_buffer_is_used_again_only_when_nobody_looks_at_it():
+    buffers = Buffers(1000)
+    held, begin, end = buffers.expand(NONE, memoryview(b"a" * 600))
+    view = held[begin:end]
+    del held
+    again, begin, end = buffers.expand(NONE, memoryview(b"b" * 600))
+    assert bytes(again[begin:end]) == b"b" * 600
+    del again
+    buffers.turn_over()
+    for _ in range(6):
+        buffers.expand(NONE, memoryview(b"c" * 600))
+    assert bytes(view) == b"a" * 600
+    first = view.base
+    del view
+    kept = {id(each) for each in buffers._kept}
+    assert id(first) in kept or len(kept) == 4
+
+
 @pytest.mark.parametrize("codec", CODECS[1:])
 @given(packed=st.binary(max_size=200))
 def test_bytes_that_do_not_decompress_are_refused_with_one_error(codec: int, packed: bytes) -> None:
     try:
-        assert isinstance(expanded(codec, packed, 1000), bytes)
+        assert 0 <= expand(codec, memoryview(packed), memoryview(bytearray(1000))) <= 1000
     except BadCompression as error:
         assert str(error)
 
