@@ -23,7 +23,7 @@ HEADER = struct.Struct(">qiibIhiqqqhii")
 PREFIX_BYTES = 12  # base offset and length, which the length does not count
 CRC_FROM = 21  # the checksum covers everything after itself
 RECORD_BYTES_MIN = 7  # seven fields of at least one byte: more records than this allows is a lie
-TAKEN_BYTES_MAX = 64 << 20  # expanded at once, over several batches: what a record limit does not bound
+TAKEN_BYTES_MAX = 8 << 20  # expanded at once, over several batches: what a record limit does not bound
 CODEC_MASK = 0x07
 LOG_APPEND_TIME = 0x08
 TRANSACTIONAL = 0x10
@@ -124,6 +124,8 @@ class BatchReader:
                 if self._open is None:
                     self._open_batch()
                     continue
+                if items and isinstance(items[-1], RecordBlock) and items[-1].data is not self._open.block.data:
+                    break  # another buffer: what lies in two would have to be copied
                 block = self._take(self._open, left)
             except BadBatch as error:
                 items.append(self._corrupt(str(error)))

@@ -49,12 +49,17 @@ class FetchLedger:
 
 
 class Taken(list[RecordBlock | Corrupt]):
-    """What a fetch handed over. Its length is what the fetcher subtracts from max_poll_records: records, not blocks."""
+    """What a fetch handed over. Its length is what the fetcher subtracts from max_poll_records: records, not blocks.
+
+    Where a reader stopped before the end of its bytes the length is all that was asked for, so that this poll ends.
+    """
+
+    at_least = 0
 
     def __len__(self) -> int:
         records = sum(1 if isinstance(item, Corrupt) else len(item.offset) for item in self)
         size = sum(item.size() for item in self if isinstance(item, RecordBlock))
-        return max(records, size // BYTES_PER_RECORD)
+        return max(records, size // BYTES_PER_RECORD, self.at_least if records else 0)
 
 
 class FetchedRecords:
@@ -100,6 +105,8 @@ class FetchedRecords:
         self.records_read += len(items)
         if self._reader.done:
             self.drain()
+        else:
+            items.at_least = records_max
         return items
 
     def drain(self) -> None:

@@ -13,7 +13,7 @@ from service.ingest.fields import FieldTable
 from service.ingest.records import Records
 from service.ingest.reference import Reference
 from service.ingest.scanners import SCANNERS
-from service.ingest.scanners.contract import Ask, Bounds, Meaning, Scanned, Scanner
+from service.ingest.scanners.contract import Ask, Bounds, Scanned, Scanner
 
 LESSONS_MAX = 8  # records of a batch from which a scanner may learn
 
@@ -58,16 +58,7 @@ class Scanning:
         return scanner.scan(records, self._asking(topic, scanner)) if learned else None
 
     def _asking(self, topic: str, scanner: Scanner) -> Ask:
-        def ask(record: Record) -> list[Meaning] | None:
-            samples = self._reference.clean_samples(topic, record, scanner.format)
-            if samples is None:
-                return None
-            return [
-                Meaning(next(iter(sample.values), ""), self._label_set_of(record, sample), sample.labels)
-                for sample in samples
-            ]
-
-        return ask
+        return _Asking(self._reference, topic, scanner.format, self._label_set_of)
 
     def _choose(self, topic: str, records: Records, among: NDArray[np.int64]) -> Scanner | None:
         """Return the scanner for the format of the first of these records, the one before where there is none for it."""
@@ -79,3 +70,18 @@ class Scanning:
                 if self._reference.clean_samples(topic, records[i], format):
                     known.learn(records[i])
         return known
+
+
+class _Asking:
+    """The questions of one scanner about one topic."""
+
+    def __init__(
+        self, reference: Reference, topic: str, format: str, label_set_of: Callable[[Record, Sample], int]
+    ) -> None:
+        self._reference = reference
+        self._topic = topic
+        self._format = format
+        self.label_set = label_set_of
+
+    def samples(self, record: Record) -> list[Sample] | None:
+        return self._reference.clean_samples(self._topic, record, self._format)

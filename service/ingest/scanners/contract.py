@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.ingest.contract import Record
+from service.ingest.contract import Record, Sample
 from service.ingest.records import Records
 
 
-class Meaning(NamedTuple):
-    """What the reference parser makes of one sample: the first name in it, its label set (-1: no GPU), its raw labels."""
+class Ask(Protocol):
+    """Asks the reference about a record."""
 
-    name: str
-    label_set: int
-    labels: Mapping[str, str]
+    def samples(self, record: Record) -> Sequence[Sample] | None:
+        """Return its samples, None where it is not of the scanner's format or has anything to reject."""
+        ...
 
-
-# Asks the reference about a record: a meaning for each of its samples, in order, or None where the record is not of the
-# scanner's format or has anything to reject.
-Ask = Callable[[Record], Sequence[Meaning] | None]
+    def label_set(self, record: Record, sample: Sample) -> int:
+        """Return the label set of a sample, negative where it names no GPU."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from service.ingest.records import Records
 from service.ingest.scanners.contract import Ask, Bounds, Scanned
 from service.ingest.scanners.raw_labels import RawLabels
 
-ASKED_MAX = 4096  # records of one scan that the reference is asked about; the rest is left to it
+ASKED_MAX = 1 << 16  # records of one scan that the reference is asked about; the rest is left to it
 ENDED = 2
 
 
@@ -89,23 +89,31 @@ class PointReader:
 
     def _resolve(self, records: Records, points: Points, ask: Ask) -> None:
         """Find out what new heads and labels mean: the samples that the reference gives are the points in their order."""
-        fresh = self.heads.meaning[points.head] == NEVER_SEEN
-        fresh |= self.labels.meaning[points.entry] == NEVER_SEEN
-        for r in np.unique(points.record[fresh])[:ASKED_MAX].tolist():
-            own = np.arange(*np.searchsorted(points.record, [r, r + 1]))
+        asked = np.concatenate(
+            [self._first_new(self.heads, points.head, points), self._first_new(self.labels, points.entry, points)]
+        )
+        for r in np.unique(points.record[asked])[:ASKED_MAX].tolist():
+            own = np.arange(*np.searchsorted(points.record, (r, r + 1)))
             own = own[points.kind[own] != ENDED]
             heads, entries = points.head[own], points.entry[own]
-            new = (self.heads.meaning[heads] == NEVER_SEEN) | (self.labels.meaning[entries] == NEVER_SEEN)
-            if not new.any():
+            new_head = self.heads.meaning[heads] == NEVER_SEEN
+            new_labels = self.labels.meaning[entries] == NEVER_SEEN
+            samples = ask.samples(records[r])
+            if samples is None or len(samples) != len(own):
                 continue
-            meanings = ask(records[r])
-            if meanings is None or len(meanings) != len(own):
-                continue
-            for k in np.flatnonzero(new).tolist():
-                name, label_set, labels = meanings[k]
-                measured = MEASUREMENT in labels
-                self.heads.meaning[heads[k]] = self._metric(name)
-                self.labels.meaning[entries[k]] = REFERENCE if measured else label_set
+            for k in np.flatnonzero(new_head | new_labels).tolist():
+                sample = samples[k]
+                self.heads.meaning[heads[k]] = self._metric(next(iter(sample.values), ""))
+                if self.labels.meaning[entries[k]] == NEVER_SEEN:
+                    of_measurement = MEASUREMENT in sample.labels  # names mean something else under it
+                    label_set = REFERENCE if of_measurement else ask.label_set(records[r], sample)
+                    self.labels.meaning[entries[k]] = label_set
+
+    @staticmethod
+    def _first_new(known: RawLabels, number: NDArray[np.int32], points: Points) -> NDArray[np.int64]:
+        """Return the first point with a value of each entry whose meaning is not known."""
+        new = np.flatnonzero((known.meaning[number] == NEVER_SEEN) & (points.kind != ENDED))
+        return new[np.unique(number[new], return_index=True)[1]]
 
     def _metric(self, name: str) -> int:
         """Return the row of the metric that a name means, REFERENCE where that depends on labels."""

@@ -87,10 +87,12 @@ def resolve(
         _, first = np.unique(entry[fresh], return_index=True)
         rows = np.sort(fresh[first])
         begins, ends = (np.searchsorted(record, record[rows], side).tolist() for side in ("left", "right"))
-        asked, answer = -1, None
+        asked, samples = -1, None
         for row, begin, end in zip(rows.tolist(), begins, ends, strict=True):
+            own = records[int(record[row])]
             if asked != begin:
-                asked, answer = begin, ask(records[int(record[row])])
-            whole = answer is not None and len(answer) == end - begin and answer[row - begin].label_set >= 0
-            labels.meaning[entry[row]] = answer[row - begin].label_set if whole and answer is not None else REFERENCE
+                asked, samples = begin, ask.samples(own)
+            whole = samples is not None and len(samples) == end - begin
+            label_set = ask.label_set(own, samples[row - begin]) if whole and samples is not None else REFERENCE
+            labels.meaning[entry[row]] = label_set if label_set >= 0 else REFERENCE
     return labels.meaning[entry]

@@ -62,7 +62,7 @@ class Twins:
         shares = []
 
         def watch(given: Any, ask: Any) -> Any:
-            found = original(given, lambda record: asked.append(record) or ask(record))
+            found = original(given, Watched(ask, asked))
             shares.append(np.mean(found.plain))
             return found
 
@@ -71,6 +71,19 @@ class Twins:
         scanner.scan = original
         assert asked == []
         return float(shares[-1])
+
+
+class Watched:
+    """Notes what the reference is asked about."""
+
+    def __init__(self, ask: Any, asked: list[Record]) -> None:
+        self._ask = ask
+        self._asked = asked
+        self.label_set = ask.label_set
+
+    def samples(self, record: Record) -> Any:
+        self._asked.append(record)
+        return self._ask.samples(record)
 
 
 def records_of(values: Sequence[bytes | None], timestamp_ms: int = -1) -> list[Record]:
