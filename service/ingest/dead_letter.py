@@ -20,6 +20,8 @@ NEWLINE = b"\n"
 TAIL_BYTES = 1 << 16
 ACCEPTED = ""
 DETAIL_CHARS_MAX = 1000
+# A record that there is no room for was read well: a fleet beyond fleet.entities_max is no flood of poison.
+NOT_POISON = frozenset({"entities_max"})
 
 _log = structlog.get_logger(__name__)
 
@@ -144,13 +146,15 @@ class Breaker:
     def observe(self, partition: TopicPartition, records: int, rejected: Sequence[tuple[int, str]]) -> None:
         """Count a batch of `records` records; `rejected` holds index in the batch and reason, ascending by index.
 
-        Raises FloodOfPoison; the batch's offsets must then not be passed.
+        Reasons in NOT_POISON count as read. Raises FloodOfPoison; the batch's offsets must then not be passed.
         """
         window = self._windows.get(partition)
         if window is None:
             window = self._windows[partition] = _Window(self._settings.breaker_window_records)
         counted = 0
         for index, reason in rejected:
+            if reason in NOT_POISON:
+                continue
             window.add(ACCEPTED, index - counted)
             window.add(reason, 1)
             counted = index + 1
@@ -239,7 +243,7 @@ def _resumed(snapshot: Mapping[str, Any], size: int) -> dict[TopicPartition, _Wi
         for each in snapshot["partitions"]:
             window = _Window(size)
             for outcome, count in each["runs"]:
-                window.add(str(outcome), int(count))
+                window.add(ACCEPTED if outcome in NOT_POISON else str(outcome), int(count))
             windows[TopicPartition(str(each["topic"]), int(each["partition"]))] = window
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptState(f"breaker: {error!r}: expected what snapshot() returned") from error
