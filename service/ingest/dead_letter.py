@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import structlog
 
 from service.errors import CorruptState, FloodOfPoison, Unavailable
-from service.ingest.contract import DeadLetter, TopicPartition
+from service.ingest.contract import DeadLetter, RecordBatch, TopicPartition
 from service.settings import DeadLetterSettings
 
 NEWLINE = b"\n"
@@ -127,6 +128,25 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def places(batch: RecordBatch, letters: Sequence[DeadLetter]) -> tuple[int, list[tuple[int, str]]]:
+    """Return how much the batch held, and index and reason of what has a letter: what the breaker observes.
+
+    What was unreadable counts where it lay, before the record of its offset. Letters stand in the order of Intake.take.
+    """
+    unread = Counter([corrupt.first_offset for corrupt in batch.corrupt])
+    unread.update(unplaced.offset for unplaced in batch.unplaced)
+    total = len(batch.records) + unread.total()
+    offsets = [record.offset for record in batch.records] if letters else []
+    before = 0
+    found = []
+    for letter in letters:
+        found.append((bisect_left(offsets, letter.offset) + before, letter.reason))
+        if unread[letter.offset]:
+            unread[letter.offset] -= 1
+            before += 1
+    return total, found
 
 
 class Breaker:
