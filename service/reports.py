@@ -30,7 +30,17 @@ def print_replay(summary: Mapping[str, Any], out: Path, output: str) -> None:
         typer.echo(json.dumps(summary, sort_keys=True))
         return
     table = Table("replay", str(out), title_justify="left")
-    for name in ("records", "rows", "entities", "ticks", "alerts", "waste_usd", "rows_per_s", "state_hash"):
+    for name in (
+        "records",
+        "rows",
+        "entities",
+        "entities_without_price",
+        "ticks",
+        "alerts",
+        "waste_usd",
+        "rows_per_s",
+        "state_hash",
+    ):
         table.add_row(name, str(summary[name]))
     for reason, count in summary["rejects_by_reason"].items():
         table.add_row(f"rejected: {reason}", str(count))

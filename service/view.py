@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -133,6 +134,24 @@ class FleetView:
         tables = {name: np.zeros((0, len(STATES))) for name in _STATE_TABLES}
         return cls(as_of_ns=0, entity_key=(), labels=(), owner=(), **arrays, **tables)  # type: ignore[arg-type]
 
+    def silenced(self) -> FleetView:
+        """Return the same fleet when nothing is heard of it any more: unknown, so not wasting; totals and alerts stay."""
+        m = len(self)
+        missing = np.full(m, np.nan)
+        return replace(
+            self,
+            state=np.full(m, STATES.index("unknown"), np.int8),
+            state_since_ns=np.full(m, self.as_of_ns),
+            waste_usd_per_hour=self.usd_per_hour * 0.0,
+            confidence=np.zeros(m),
+            signal=np.full(m, SIGNALS.index("none"), np.int8),
+            activity_ratio=missing,
+            tensor_ratio=missing,
+            power_watts=missing,
+            fb_used_bytes=missing,
+            fb_total_bytes=missing,
+        )
+
     @cached_property
     def unknown_price_count(self) -> int:
         """GPUs without a price: their waste is missing from every dollar figure."""
@@ -176,6 +195,7 @@ class ServiceStatus:
     source_kind: str = ""  # kafka, file or simulate
     source_ended: bool = False  # a finite input was read to its end
     tick_s: float = 15.0  # event time between two views
+    silent_after_s: float = math.inf  # without a new view for so long every GPU is unknown
     records: Mapping[str, int] = field(default_factory=dict)  # by RECORD_OUTCOMES
     samples: Mapping[str, int] = field(default_factory=dict)  # by SAMPLE_OUTCOMES
     dead_letters: Mapping[str, int] = field(default_factory=dict)  # by REASONS
@@ -216,11 +236,15 @@ class Publisher:
     One thread publishes, any thread reads, without a lock: replacing an attribute is one step of the interpreter, what
     it points to never changes, and a reader that took the old reference keeps a consistent old view. Each is stored in
     one tuple with its time, so that the pair cannot be torn.
+
+    State is a function of the log, so when the whole log falls silent it stays as it was. That must not be shown as what
+    is the case now: beyond `silent_after_s` the view that readers get is `silenced`.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._view: tuple[FleetView, float | None] = (FleetView.empty(), None)
+        self._silenced = (self._view[0], self._view[0])  # a view and what it becomes in silence, made when asked for
         self._status: tuple[ServiceStatus, float | None] = (ServiceStatus.empty(), None)
 
     def publish_view(self, view: FleetView) -> None:
@@ -233,13 +257,27 @@ class Publisher:
 
     @property
     def view(self) -> FleetView:
-        """The newest view."""
-        return self._view[0]
+        """The newest view, silenced when it is too old to tell what the fleet does."""
+        view, published_s = self._view
+        if not self._is_silent(published_s):
+            return view
+        known = self._silenced
+        if known[0] is not view:
+            known = self._silenced = (view, view.silenced())
+        return known[1]
 
     @property
     def status(self) -> ServiceStatus:
         """The newest status."""
         return self._status[0]
+
+    def is_silent(self) -> bool:
+        """Tell whether no tick has closed for so long that every GPU counts as unknown."""
+        return self._is_silent(self._view[1])
+
+    def has_started(self) -> bool:
+        """Tell whether anything was published: until then nobody knows what a resumed state holds."""
+        return self._status[1] is not None or self._view[1] is not None
 
     def view_age_s(self) -> float | None:
         """Return seconds since the view was published; None before the first."""
@@ -248,6 +286,9 @@ class Publisher:
     def status_age_s(self) -> float | None:
         """Return seconds since the status was published; None before the first."""
         return self._age_s(self._status[1])
+
+    def _is_silent(self, published_s: float | None) -> bool:
+        return (self._age_s(published_s) or 0.0) > self._status[0].silent_after_s
 
     def _age_s(self, published_s: float | None) -> float | None:
         return None if published_s is None else self._clock.monotonic_s() - published_s

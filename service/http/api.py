@@ -108,6 +108,7 @@ class Api:
         return Json(
             {
                 "as_of": documents.instant(view.as_of_ns),
+                "freshness": documents.freshness(self._publisher, self._clock.now_ns()),
                 "total": total,
                 "gpus": [documents.gpu(view, i) for i in page],
                 "next_cursor": pack_cursor((float(waste[page[-1]]), page[-1])) if more else None,
@@ -132,6 +133,7 @@ class Api:
         return Json(
             {
                 "as_of": documents.instant(view.as_of_ns),
+                "freshness": documents.freshness(self._publisher, self._clock.now_ns()),
                 "total": len(found),
                 "left_out": max(0, sum(view.alert_counts.values()) - len(view.alerts)),
                 "counts": documents.alert_counts(view),

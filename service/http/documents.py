@@ -63,24 +63,27 @@ def summary(publisher: Publisher, now_ns: int, owners: int) -> Document:
 
 def freshness(publisher: Publisher, now_ns: int) -> Document:
     """Return whether the figures may be believed as current: level ok, notice or alarm, and a sentence for people."""
-    view, status = publisher.view, publisher.status
     age_s = publisher.view_age_s()
-    level, text = _freshness(view, status, age_s, now_ns)
+    level, text = _freshness(publisher, age_s, now_ns)
     return {"level": level, "text": text, "view_age_s": age_s}
 
 
-def _freshness(view: FleetView, status: ServiceStatus, age_s: float | None, now_ns: int) -> tuple[str, str]:
+def _freshness(publisher: Publisher, age_s: float | None, now_ns: int) -> tuple[str, str]:
+    status = publisher.status
     if age_s is None:
         return "notice", "Starting: the first tick has not closed yet, so there is nothing to show."
     if status.source_ended:
         return "notice", "The input has ended. These are its final figures; they no longer change."
     stale_s = min(max(_STALE_AFTER_TICKS * status.tick_s, _STALE_AFTER_S_MIN), _STALE_AFTER_S_MAX)
+    if publisher.is_silent():
+        text = f"No tick has closed for {duration(age_s)}, so every GPU counts as unknown. Is telemetry still arriving?"
+        return "alarm", text
     if age_s > stale_s:
         return (
             "alarm",
             f"Old figures: no tick has closed for {duration(age_s)}. Is telemetry still arriving?",
         )
-    behind_s = (now_ns - view.as_of_ns) / _NS
+    behind_s = (now_ns - publisher.view.as_of_ns) / _NS
     if status.source_kind == "kafka" and behind_s > _BEHIND_AFTER_S:
         return "alarm", f"Catching up: these figures are {duration(behind_s)} behind the clock."
     return "ok", "Live"

@@ -11,7 +11,7 @@ from service.errors import PoisonRecord
 # Reason codes of a rejected record or sample: a closed set, since they are a metric label.
 REASONS: tuple[str, ...] = (
     "not_recognised",  # no format claims the bytes
-    "malformed",  # the bytes break the grammar of their format, encoding included
+    "malformed",  # the bytes break the grammar of their format or capture, encoding included
     "too_large",  # longer than ingest.record_bytes_max, nested deeper or holding more samples than allowed
     "missing_field",  # a sample without a time, a GPU or a value
     "wrong_type",  # text where a number belongs, and the like
@@ -49,6 +49,17 @@ class Corrupt(NamedTuple):
     detail: str
 
 
+class Unplaced(NamedTuple):
+    """Bytes in the log that cannot be a record of it, such as a line of a capture without an offset.
+
+    `offset` is the one that was due there, or that of the record which follows.
+    """
+
+    offset: int
+    value: bytes
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
     """Consecutive records of one partition; `next_offset` is where reading goes on, even if the last records were gaps."""
@@ -58,6 +69,7 @@ class RecordBatch:
     next_offset: int
     records: Sequence[Record]
     corrupt: Sequence[Corrupt] = ()
+    unplaced: Sequence[Unplaced] = ()
 
 
 class Gap(NamedTuple):
@@ -206,4 +218,5 @@ __all__ = [
     "Sample",
     "Source",
     "TopicPartition",
+    "Unplaced",
 ]

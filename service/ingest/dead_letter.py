@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any
 import structlog
 
 from service.errors import CorruptState, FloodOfPoison, Unavailable
-from service.ingest.contract import DeadLetter, TopicPartition
+from service.ingest.contract import DeadLetter, RecordBatch, TopicPartition
 from service.settings import DeadLetterSettings
 
 NEWLINE = b"\n"
 TAIL_BYTES = 1 << 16
 ACCEPTED = ""
 DETAIL_CHARS_MAX = 1000
+# A record that there is no room for was read well: a fleet beyond fleet.entities_max is no flood of poison.
+NOT_POISON = frozenset({"entities_max"})
 
 _log = structlog.get_logger(__name__)
 
@@ -127,6 +130,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def places(batch: RecordBatch, letters: Sequence[DeadLetter]) -> tuple[int, list[tuple[int, str]]]:
+    """Return how much the batch held, and index and reason of what has a letter: what the breaker observes.
+
+    What was unreadable counts where it lay, before the record of its offset. Letters stand in the order of Intake.take.
+    """
+    unread = Counter([corrupt.first_offset for corrupt in batch.corrupt])
+    unread.update(unplaced.offset for unplaced in batch.unplaced)
+    total = len(batch.records) + unread.total()
+    offsets = [record.offset for record in batch.records] if letters else []
+    before = 0
+    found = []
+    for letter in letters:
+        found.append((bisect_left(offsets, letter.offset) + before, letter.reason))
+        if unread[letter.offset]:
+            unread[letter.offset] -= 1
+            before += 1
+    return total, found
+
+
 class Breaker:
     """Watches how many records of each partition are rejected, and raises before too many are passed.
 
@@ -144,13 +166,15 @@ class Breaker:
     def observe(self, partition: TopicPartition, records: int, rejected: Sequence[tuple[int, str]]) -> None:
         """Count a batch of `records` records; `rejected` holds index in the batch and reason, ascending by index.
 
-        Raises FloodOfPoison; the batch's offsets must then not be passed.
+        Reasons in NOT_POISON count as read. Raises FloodOfPoison; the batch's offsets must then not be passed.
         """
         window = self._windows.get(partition)
         if window is None:
             window = self._windows[partition] = _Window(self._settings.breaker_window_records)
         counted = 0
         for index, reason in rejected:
+            if reason in NOT_POISON:
+                continue
             window.add(ACCEPTED, index - counted)
             window.add(reason, 1)
             counted = index + 1
@@ -239,7 +263,7 @@ def _resumed(snapshot: Mapping[str, Any], size: int) -> dict[TopicPartition, _Wi
         for each in snapshot["partitions"]:
             window = _Window(size)
             for outcome, count in each["runs"]:
-                window.add(str(outcome), int(count))
+                window.add(ACCEPTED if outcome in NOT_POISON else str(outcome), int(count))
             windows[TopicPartition(str(each["topic"]), int(each["partition"]))] = window
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptState(f"breaker: {error!r}: expected what snapshot() returned") from error

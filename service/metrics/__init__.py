@@ -64,11 +64,15 @@ class FleetCollector(Collector):
         """Yield every family, from one view and one status throughout."""
         view, status = self._publisher.view, self._publisher.status
         yield gauge("build_info", "Always 1; the label tells the version.", {self._version: 1}, "version")
-        yield from _fleet(view)
-        yield from self._owners(view)
-        yield from self._gpus(view)
-        yield from _ingest(status)
-        yield from _alerting(view, status)
+        # Counters are kept over restarts: a zero while state is being read would look like a reset to Prometheus, and
+        # everything after it like new.
+        if self._publisher.has_started():
+            yield from _fleet(view)
+            yield from self._owners(view)
+            yield from self._gpus(view)
+            yield from _read(status)
+            yield from _backlog(status)
+            yield from _alerting(view, status)
         yield from self._health(view, status)
 
     def _owners(self, view: FleetView) -> Iterator[Metric]:
@@ -103,6 +107,12 @@ class FleetCollector(Collector):
             view.as_of_ns * _NS if view.as_of_ns else None,
         )
         yield maybe(
+            "view_age_seconds",
+            "Time since a tick was last published. Growing: telemetry has stopped or cannot be read; beyond "
+            "fleet.stale_after_s and what ticks wait for, every GPU is shown as unknown.",
+            self._publisher.view_age_s(),
+        )
+        yield maybe(
             "watermark_timestamp_seconds",
             "Event time up to which all partitions were read. Standing still: a source is silent or unreadable.",
             None if status.watermark_ns is None else status.watermark_ns * _NS,
@@ -118,12 +128,6 @@ class FleetCollector(Collector):
             "checkpoint_age_seconds",
             "Time since the last durable checkpoint; so much is replayed after a crash. Growing: the disk fails.",
             None if taken is None else max(0.0, (self._clock.now_ns() - taken) * _NS),
-        )
-        yield count(
-            "data_gap_records_total",
-            "Records that the log had lost (retention, truncation) before they were read. Moving: the logs name the "
-            "offsets; keep records longer or catch up faster.",
-            {"": status.data_gap_records},
         )
         yield count("checkpoints_total", "Durable checkpoints.", {"": status.checkpoints})
 
@@ -191,7 +195,7 @@ def _gpu_family(view: FleetView, shown: int) -> Metric:
     return family
 
 
-def _ingest(status: ServiceStatus) -> Iterator[Metric]:
+def _read(status: ServiceStatus) -> Iterator[Metric]:
     yield count(
         "records_total",
         "Kafka records or lines read, by what came of them. Each rejected one has a dead letter; so has an accepted one of which a sample was bad.",
@@ -210,6 +214,15 @@ def _ingest(status: ServiceStatus) -> Iterator[Metric]:
         zeros(REASONS) | dict(status.dead_letters),
         "reason",
     )
+    yield count(
+        "data_gap_records_total",
+        "Records that the log had lost (retention, truncation) before they were read. Moving: the logs name the "
+        "offsets; keep records longer or catch up faster.",
+        {"": status.data_gap_records},
+    )
+
+
+def _backlog(status: ServiceStatus) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
         "skinflint_partition_lag_records",
         "Records of the log not yet read. Growing steadily: this process cannot keep up.",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.ingest.contract import DeadLetter, Gap, RecordBatch
+from service.ingest.contract import DeadLetter, Gap, Record, RecordBatch, Unplaced
 from service.ingest.decode import Decoder, make_letter
 from service.pipeline.worker import Refusal, Worker
 
@@ -31,17 +31,33 @@ class Intake:
         self.outcomes["data_gap_records"] += gap.next_offset - gap.first_offset
 
     def take(self, batch: RecordBatch) -> list[DeadLetter]:
-        """Take in a batch; return a letter for every record of which something had to be left out."""
+        """Take in a batch; return a letter for all that had to be left out, by offset, the unreadable before a record."""
         decoded = self._decoder.decode(batch)
         refusals = self._worker.ingest(decoded.batch)
-        letters = decoded.letters
+        lost = [letter for letter in decoded.letters if letter.reason == "corrupt_batch"]
+        lost += [self._letter_of_unplaced(batch, unplaced) for unplaced in batch.unplaced]
+        letters = [letter for letter in decoded.letters if letter.reason != "corrupt_batch"]
         outcomes = Counter(decoded.outcomes)
+        outcomes["rejected"] += len(batch.unplaced)
         outcomes["rows"] += len(decoded.batch) - len(refusals)
         if refusals:
             letters = self._with_refusals(batch, decoded.batch.offset, letters, refusals, outcomes)
+        if lost:
+            letters = sorted([*lost, *letters], key=lambda letter: letter.offset)
         self.outcomes.update(outcomes)
         self.letters_by_reason.update(letter.reason for letter in letters)
         return letters
+
+    def _letter_of_unplaced(self, batch: RecordBatch, unplaced: Unplaced) -> DeadLetter:
+        return make_letter(
+            Record(unplaced.offset, -1, None, unplaced.value),
+            batch.topic,
+            batch.partition,
+            reason="malformed",
+            detail=unplaced.detail,
+            count=1,
+            value_bytes_max=self._value_bytes_max,
+        )
 
     def _with_refusals(
         self,

@@ -12,7 +12,7 @@ from service.alerting.contract import Notification
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem, Unavailable
 from service.ingest.contract import DeadLetters, RecordBatch, Source, TopicPartition
-from service.ingest.dead_letter import Breaker
+from service.ingest.dead_letter import Breaker, places
 from service.logs import get_logger
 from service.pipeline.checkpoint import Checkpoint, CheckpointStore
 from service.pipeline.intake import Intake
@@ -187,10 +187,7 @@ class Loop:
         letters = self.intake.take(batch)
         if letters:
             self._insist("dead letters", lambda: self._dead_letters.write(letters))
-        place = {record.offset: i for i, record in enumerate(batch.records)} if letters else {}
-        bad = sorted((place.get(letter.offset, 0), letter.reason) for letter in letters)
-        partition = TopicPartition(batch.topic, batch.partition)
-        self._breaker.observe(partition, len(batch.records), bad)
+        self._breaker.observe(TopicPartition(batch.topic, batch.partition), *places(batch, letters))
         return self.intake.outcomes["rows"] > rows
 
     def _on_tick(self, outcome: TickOutcome) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import cast
 
 import numpy as np
 
 from detectors.features import ACTIVITY
 from detectors.idle_waste import IdleWaste
+from detectors.state import Array
 from service.alerting.contract import Alert, AlertStatus
 from service.pipeline.worker import Worker
 from service.view import FleetView
@@ -29,9 +32,9 @@ class Presenter:
         self.resolved_count += len(alerts)
 
     def view(self, worker: Worker) -> FleetView:
-        """Return the fleet as of the last closed tick; call it only after one was closed."""
+        """Return the fleet as of the last tick that was closed, by this worker or by the one that it was resumed from."""
         now_ns = worker.as_of_ns()
-        figures = cast("IdleWaste", worker.detectors[IdleWaste.name]).figures()
+        figures = _figures(worker, now_ns)
         latest = {name: worker.features.latest(name, now_ns) for name in (
             ACTIVITY, "tensor_ratio", "power_watts", "fb_used_bytes", "fb_free_bytes", "fb_total_bytes",
         )}  # fmt: skip
@@ -69,3 +72,18 @@ class Presenter:
                 AlertStatus.RESOLVED: self.resolved_count,
             },
         )
+
+
+def _figures(worker: Worker, now_ns: int) -> Mapping[str, Array]:
+    """Return the detector's figures of its last judgement, which a resumed worker has to find again.
+
+    States, seconds and dollars are saved, what they rest on (confidence, signal, wasted share) is not: a copy judges
+    once more from the same statistics, and charges no time for it.
+    """
+    detector = cast("IdleWaste", worker.detectors[IdleWaste.name])
+    if worker.was_judged():
+        return detector.figures()
+    again = deepcopy(detector)
+    again.evaluate(now_ns, 0.0, worker.features, worker.fleet(now_ns))
+    saved = detector.snapshot()
+    return {name: saved.get(name, found) for name, found in again.figures().items()}

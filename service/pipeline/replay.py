@@ -27,7 +27,10 @@ def _line(document: Mapping[str, Any]) -> str:
 
 
 class Intervals:
-    """Writes an interval whenever a GPU's state or labels change: who, which state, from when to when, what it cost."""
+    """Writes an interval whenever a GPU's state or labels change: who, which state, from when to when, what it cost.
+
+    The cost is null where the GPU has no price: 0 would be a lie.
+    """
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out
@@ -35,6 +38,7 @@ class Intervals:
         self._state: NDArray[np.int8] = np.empty(0, np.int8)
         self._start_ns: NDArray[np.int64] = np.empty(0, np.int64)
         self._usd: NDArray[np.float64] = np.empty(0)
+        self._priced: NDArray[np.bool_] = np.empty(0, np.bool_)
 
     def on_tick(self, worker: Worker, end_ns: int, tick_ns: int) -> None:
         """Compare with the tick before; an interval begins with the tick that first shows it."""
@@ -61,6 +65,7 @@ class Intervals:
         at_start[starts] = previous[starts]
         self._at_start, self._usd = at_start, usd
         self._labels, self._state = list(labels), state
+        self._priced = ~np.isnan(worker.fleet(end_ns).usd_per_hour)
 
     _at_start: NDArray[np.float64] = np.empty(0)
 
@@ -85,7 +90,7 @@ class Intervals:
                     "state": STATES[int(self._state[entity])],
                     "start_ns": int(self._start_ns[entity]),
                     "end_ns": end_ns,
-                    "waste_usd": usd,
+                    "waste_usd": usd if self._priced[entity] else None,
                 }
             )
         )
@@ -149,6 +154,7 @@ class Recorder:
             "outcomes": {k: v for k, v in sorted(outcomes.items()) if v},
             "rejects_by_reason": dict(sorted(loop.intake.letters_by_reason.items())),
             "entities": len(loop.worker.entities),
+            "entities_without_price": int(np.isnan(loop.worker.fleet(loop.worker.as_of_ns()).usd_per_hour).sum()),
             "ticks": self.ticks,
             "alerts": self.alerts,
             "as_of_ns": loop.worker.as_of_ns(),

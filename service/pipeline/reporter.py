@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from service.alerting.deliver import Deliverer
 from service.clock import Clock
 from service.metrics import LoopTimings
@@ -58,14 +60,14 @@ class Reporter:
         self._publisher.publish_status(ServiceStatus(**{**status.__dict__, "ready": False, "reasons": (what,)}))
 
     def on_round(self, loop: Loop) -> None:
-        """Publish what has changed since the last time."""
+        """Publish what has changed since the last time; before the first round, what a resumed state holds."""
         self._watchdog.tick()
         self._deliverer.raise_if_failed()
         self._trouble = ""
         now_s = self._clock.monotonic_s()
         worker = loop.worker
         due = self._view_s is None or now_s - self._view_s >= VIEW_INTERVAL_S or loop.finished
-        if due and worker.as_of_ns() > self._shown_ns and worker.was_judged():
+        if due and worker.as_of_ns() > self._shown_ns:
             self._publisher.publish_view(self._presenter.view(worker))
             self._view_s, self._shown_ns = now_s, worker.as_of_ns()
         if self._status_s is None or now_s - self._status_s >= STATUS_INTERVAL_S or loop.finished:
@@ -83,6 +85,7 @@ class Reporter:
             source_kind=self._settings.source.kind,
             source_ended=loop.finished,
             tick_s=self._settings.fleet.tick_s,
+            silent_after_s=self._silent_after_s(loop.source.live),
             records={name: outcomes[name] for name in RECORD_OUTCOMES},
             samples={name: outcomes[name] for name in SAMPLE_OUTCOMES},
             dead_letters=dict(loop.intake.letters_by_reason),
@@ -98,6 +101,19 @@ class Reporter:
             checkpoints=loop.checkpoints,
             checkpoint_at_ns=loop.checkpoint_at_ns,
         )
+
+    def _silent_after_s(self, live: bool) -> float:
+        """Return how long no tick may close until the GPUs count as silent, on the machine's clock.
+
+        Event time says nothing of that: a backlog is older, and a simulated fleet runs at its own speed. What ticks
+        wait for comes on top. A finite input is not expected to go on.
+        """
+        fleet, ingest, simulate = self._settings.fleet, self._settings.ingest, self._settings.source.simulate
+        if not live:
+            return math.inf
+        allowed_s = fleet.stale_after_s + fleet.tick_s + ingest.lateness_max_s + ingest.idle_partition_s
+        slow = self._settings.source.kind == "simulate" and 0 < simulate.speed < 1
+        return allowed_s / simulate.speed if slow else allowed_s
 
     def _reasons(self, loop: Loop) -> tuple[str, ...]:
         if not loop.source.assigned():

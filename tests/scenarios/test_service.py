@@ -104,6 +104,12 @@ def configured(tmp_path):
         Running.alive.clear()
 
 
+def wasted(metrics: dict[str, float]) -> list[float]:
+    """Return the dollars wasted so far, by state; nothing before the state is known."""
+    found = (f'skinflint_waste_usd_total{{state="{state}"}}' for state in WASTE_STATES)
+    return [metrics[name] for name in found if name in metrics]
+
+
 @pytest.mark.timeout(200)
 def test_from_the_first_sample_to_slack_webhook_metrics_and_through_a_kill(configured):
     file, slack, hook = configured
@@ -127,11 +133,14 @@ def test_from_the_first_sample_to_slack_webhook_metrics_and_through_a_kill(confi
 
     page = service.fetch("/").decode()
     assert "Skinflint" in page
-    service.until(lambda: service.metrics()["skinflint_checkpoints_total"] >= 1, "a checkpoint")
+    saved = service.metrics()["skinflint_checkpoints_total"]
+    service.until(lambda: service.metrics()["skinflint_checkpoints_total"] >= saved + 2, "a checkpoint of all this")
     before = service.metrics()['skinflint_records_total{outcome="accepted"}']
     assert service.end(signal.SIGKILL) == -signal.SIGKILL
 
     again = Running(file)
+    first = again.until(lambda: wasted(again.metrics()), "dollars")
+    assert min(first) > 0  # the saved ones from the first scrape on, never zero
     again.until(again.ready, "ready again")
     assert again.wait_for("started")["resumed"] is True
     again.until(lambda: again.metrics()['skinflint_records_total{outcome="accepted"}'] > before * 0.5, "records go on")

@@ -226,6 +226,7 @@ def test_the_probes_tell_alive_from_ready():
         (61, {}, "alarm", "no tick has closed for 1 min 1 s"),
         (61, {"tick_s": 60.0}, "ok", "Live"),
         (61, {"source_ended": True}, "notice", "input has ended"),
+        (301, {"silent_after_s": 300.0}, "alarm", "for 5 min 1 s, so every GPU counts as unknown"),
     ],
 )
 def test_old_figures_are_called_old(seconds, status, level, words):
@@ -246,11 +247,29 @@ def test_a_kafka_source_far_behind_the_clock_is_called_out_and_a_replay_is_not()
             assert fetch(address, "/api/v1/summary")["freshness"]["level"] == level
 
 
+def test_a_silent_fleet_is_unknown_and_every_answer_says_that_it_is_old():
+    clock = still_clock()
+    publisher = publisher_of(fleet_view(8), service_status(silent_after_s=235.0), clock)
+    clock.advance(240)
+    with serving(publisher, clock) as address:
+        gpus, alerts = fetch(address, "/api/v1/gpus"), fetch(address, "/api/v1/alerts")
+        fleet = fetch(address, "/api/v1/summary")["fleet"]
+    assert gpus["freshness"]["level"] == alerts["freshness"]["level"] == "alarm"
+    assert {row["state"] for row in gpus["gpus"]} == {"unknown"}
+    assert (fleet["wasted_gpus"], fleet["waste_usd_per_hour"]) == (0, 0)
+    assert fleet["waste_usd_total"] > 0
+
+
 def test_everything_can_be_asked_before_the_first_tick():
     with serving(Publisher(still_clock())) as address:
         assert fetch(address, "/api/v1/summary")["as_of"] is None
         assert fetch(address, "/api/v1/gpus") == {
             "as_of": None,
+            "freshness": {
+                "level": "notice",
+                "text": "Starting: the first tick has not closed yet, so there is nothing to show.",
+                "view_age_s": None,
+            },
             "total": 0,
             "gpus": [],
             "next_cursor": None,

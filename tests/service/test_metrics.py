@@ -74,12 +74,25 @@ def test_every_closed_label_has_its_series_before_the_first_event():
     }
 
 
+def test_nothing_is_counted_before_the_saved_state_is_known():
+    """A zero between two scrapes is a reset for Prometheus: increase() would count the whole past once more."""
+    names = {family.name for family in scraped(Publisher(still_clock())).collect() if family.samples}
+    assert {name for name in names if name.startswith("skinflint_")} == {
+        "skinflint_build_info",
+        "skinflint_ready",
+        "skinflint_checkpoints",
+        "skinflint_tick_duration_seconds",
+        "skinflint_checkpoint_duration_seconds",
+    }
+
+
 def test_an_age_that_is_not_known_has_no_sample_rather_than_zero():
     registry = scraped(Publisher(still_clock()))
     for name in (
         "skinflint_watermark_timestamp_seconds",
         "skinflint_checkpoint_age_seconds",
         "skinflint_view_timestamp_seconds",
+        "skinflint_view_age_seconds",
         "skinflint_loop_age_seconds",
     ):
         assert series(registry, name) == {}

@@ -199,6 +199,16 @@ def test_old_figures_are_said_loudly(visit):
     expect(page.locator("#chip")).to_have_text("Old")
 
 
+def test_a_silent_fleet_is_shown_as_unknown_and_not_as_free_of_waste(visit):
+    clock = still_clock()
+    site = visit(publisher=publisher_of(fleet_view(40), service_status(silent_after_s=235.0), clock))
+    clock.advance(236)
+    page = site.open()
+    expect(page.locator("#banner")).to_contain_text("every GPU counts as unknown")
+    expect(page.locator("#gpus-note")).to_have_text("No GPU is known to be wasted; the figures are old.")
+    assert page.locator("main").get_attribute("data-old") == "yes"
+
+
 def test_an_ended_input_is_called_final_and_not_old(visit):
     clock = still_clock()
     site = visit(publisher=publisher_of(fleet_view(40), service_status(source_ended=True), clock))

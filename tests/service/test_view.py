@@ -157,3 +157,36 @@ def test_a_reader_never_sees_half_a_view_while_another_is_published():
         view = publisher.view
         assert len(view.state) == len(view.owner) == len(view)
     thread.join()
+
+
+def test_a_view_that_is_too_old_for_readers_is_silenced_until_the_next():
+    clock = still_clock()
+    publisher = Publisher(clock)
+    view = fleet_view(30)
+    publisher.publish_view(view)
+    publisher.publish_status(service_status(silent_after_s=100.0))
+    clock.advance(100)
+    assert publisher.view is view
+    clock.advance(1)
+    silent = publisher.view
+    assert silent is publisher.view
+    assert {STATES[state] for state in silent.state} == {"unknown"}
+    assert {SIGNALS[signal] for signal in silent.signal} == {"none"}
+    assert np.nansum(silent.waste_usd_per_hour) == 0
+    assert np.array_equal(np.isnan(silent.waste_usd_per_hour), np.isnan(view.usd_per_hour))
+    assert np.isnan(silent.activity_ratio).all()
+    assert by_state(silent).waste_usd.tolist() == by_state(view).waste_usd.tolist()
+    assert silent.alerts == view.alerts
+    publisher.publish_view(view)
+    assert publisher.view is view
+
+
+def test_an_empty_fleet_can_be_silent_too():
+    clock = still_clock()
+    publisher = Publisher(clock)
+    publisher.publish_status(service_status(silent_after_s=1.0))
+    clock.advance(50)
+    assert not publisher.is_silent()
+    publisher.publish_view(FleetView.empty())
+    clock.advance(50)
+    assert publisher.is_silent() and len(publisher.view) == 0

@@ -135,8 +135,9 @@ function gpuRow() {
   return make("tr", { role: "row" }, where, state, held, activity, one("Power", "power"), one("Memory", "memory"), one("Waste per hour", "rate"), one("Wasted so far", "total"));
 }
 
-export function gpus({ gpus: rows, total, as_of: asOf, next_cursor: next }, filtered) {
-  const idle = filtered ? "No GPU matches; clear the filters to see all." : "No GPU is wasted right now.";
+export function gpus({ gpus: rows, total, as_of: asOf, freshness, next_cursor: next }, filtered) {
+  const plain = freshness.level === "alarm" ? "No GPU is known to be wasted; the figures are old." : "No GPU is wasted right now.";
+  const idle = filtered ? "No GPU matches; clear the filters to see all." : plain;
   const none = asOf ? idle : "No GPU seen yet.";
   put(find("gpus-note"), total ? `${words.plural(total, "GPU", "GPUs")}, the worst ${words.count(rows.length)} shown.` : none);
   find("more").hidden = !next || rows.length >= 500;

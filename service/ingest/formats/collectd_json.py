@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from service.errors import PoisonRecord
 from service.ingest.contract import Parsed, Record, Reject, Sample
 from service.ingest.instants import instant
-from service.ingest.reading import MEASUREMENT, json_document, number
+from service.ingest.reading import MEASUREMENT, NotANumber, json_document, number
 
+_KINDS = frozenset({"gauge", "derive", "counter", "absolute"})  # all that collectd has
 _OPENING = re.compile(rb"\s*[{\[]")
 
 
@@ -49,12 +50,16 @@ def _sample(event: object) -> Sample:
         raise PoisonRecord("wrong_type", "values, dstypes, dsnames: expected arrays of one length")
     values = {}
     for value, kind, name in zip(*(given or () for given in lists), strict=True):
-        if value is not None:
-            values[_name(event, kind, name)] = number(value)
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise PoisonRecord("wrong_type", f"dstypes: expected one of {', '.join(sorted(_KINDS))}, got {kind!r:.40}")
+        if not isinstance(name, str):
+            raise PoisonRecord("wrong_type", f"dsnames: expected text, got {type(name).__name__}")
+        # null is collectd's word for NaN, usual for the first value of a rate: whether it matters depends on the name.
+        values[_name(event, kind, name)] = NotANumber("null") if value is None else number(value)
     return Sample(_labels(event), instant(event["time"]), values)
 
 
-def _name(event: dict[str, Any], kind: object, dsname: object) -> str:
+def _name(event: dict[str, Any], kind: str, dsname: str) -> str:
     parts = (event.get("type"), event.get("type_instance"), "" if dsname == "value" else dsname)
     name = ".".join(part for part in parts if isinstance(part, str) and part)
     return name if kind == "gauge" else f"{name} (rate)"

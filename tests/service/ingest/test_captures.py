@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 
 from detectors.labels import LabelSet
+from service.app import run_replay
+from service.clock import SystemClock
 from tests.service.ingest.decoding import Bench, capture_folders, read_capture, read_truth
+from tests.service.pipeline.stream import configuration
 
 MIB = 1048576.0
 
@@ -261,3 +265,39 @@ def test_collectd_decodes_to_what_was_served(path: Path) -> None:
         expected = truth[labels.node, labels.gpu, cells["power_watts"], cells["fb_free_bytes"]]
         assert cells == {name: expected[name] for name in cells}
         assert labels.model == "NVIDIA_H100_80GB_HBM3"
+
+
+def served(path: Path) -> set[str]:
+    """Return the key of every entity that the capture's agents were served, by the truth files that its name stands for."""
+    stem = path.name.split(".")[0]
+    if "smi" in stem:
+        return {LabelSet(uuid=line["UUID"]).entity_key() for line in read_truth(path.parent / "truth-smi.ndjson.gz")}
+    if "collectd" in stem:
+        lines = read_truth(path.parent / "truth.ndjson.gz")
+        told = [line for line in lines if line["agent"] == "collectd-exec"]
+        return {LabelSet(node=line["hostname"], gpu=line["gpu"]).entity_key() for line in told}
+    kinds = [kind for kind in ("exported", "mig") if kind in stem] or [""]
+    if "rw-json" in stem:
+        kinds = ["mig"]
+    if "merged" in stem:
+        kinds = ["", "mig"]
+    labels = [
+        line["labels"]
+        for kind in kinds
+        for line in read_truth(path.parent / f"truth{'-' + kind if kind else ''}.ndjson.gz")
+    ]
+    return {LabelSet(uuid=each["UUID"], mig_id=each.get("GPU_I_ID", "")).entity_key() for each in labels}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_capture_replays_without_a_reject_to_the_entities_that_were_served(path: Path, tmp_path: Path) -> None:
+    summary = run_replay(configuration(), [str(path)], tmp_path, SystemClock())
+    assert summary["rejects_by_reason"] == {}
+    assert summary["outcomes"].get("rejected", 0) == summary["outcomes"].get("unknown_metric", 0) == 0
+    assert (tmp_path / "dead_letters.ndjson").read_bytes() == b""
+    assert summary["records"] == len(read_capture(path))
+    keys = [json.loads(line)["entity_key"] for line in (tmp_path / "intervals.ndjson").read_text().splitlines()]
+    assert summary["entities"] == len(set(keys))
+    if "smi" in path.name:  # its truth knows whole GPUs alone
+        keys = [key for key in keys if "#" not in key]
+    assert set(keys) == served(path)

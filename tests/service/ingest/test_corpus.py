@@ -213,6 +213,11 @@ CORPUS: list[tuple[str, bytes, str]] = [
     ("collectd_json", COLLECTD % b"[1,2]", "wrong_type"),
     ("collectd_json", COLLECTD % b'["a"]', "wrong_type"),
     ("collectd_json", COLLECTD % b"[1e6]", "out_of_range"),
+    ("collectd_json", COLLECTD % b"[null]", "wrong_type"),
+    ("collectd_json", (COLLECTD % b"[5]").replace(b'["gauge"]', b"[5]"), "wrong_type"),
+    ("collectd_json", (COLLECTD % b"[5]").replace(b'["gauge"]', b"[[]]"), "wrong_type"),
+    ("collectd_json", (COLLECTD % b"[5]").replace(b'["gauge"]', b'["x"]'), "wrong_type"),
+    ("collectd_json", (COLLECTD % b"[5]").replace(b'["value"]', b"[7]"), "wrong_type"),
     # remote write
     ("prometheus_remote_write", golden("prometheus_remote_write")[0][:-1], "malformed"),
     ("prometheus_remote_write", b"\xff\xff\xff\xff\x0f\xf0", "too_large"),

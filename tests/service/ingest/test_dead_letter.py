@@ -324,6 +324,20 @@ HERE, THERE = TopicPartition("topic", 0), TopicPartition("topic", 1)
 LIMITS = DeadLetterSettings(breaker_ratio_max=0.5, breaker_window_records=10, breaker_run_records=6)
 
 
+def test_gpus_that_there_is_no_room_for_do_not_open_the_breaker() -> None:
+    breaker = Breaker(LIMITS)
+    for _ in range(20):
+        breaker.observe(HERE, 10, [(i, "entities_max") for i in range(10)])
+    breaker.observe(HERE, 10, [(i, "late" if i % 2 else "entities_max") for i in range(10)])
+    with pytest.raises(FloodOfPoison, match=r"late 6"):
+        breaker.observe(HERE, 10, [(i, "late" if i % 5 else "entities_max") for i in range(10)])
+
+
+def test_a_count_of_full_places_from_an_older_checkpoint_does_not_open_the_breaker() -> None:
+    saved = {"partitions": [{"topic": HERE.topic, "partition": HERE.partition, "runs": [["entities_max", 9]]}]}
+    Breaker(LIMITS, saved).observe(HERE, 1, [(0, "malformed")])
+
+
 def rejects(outcomes: str) -> list[tuple[int, str]]:
     return [(i, "malformed") for i, outcome in enumerate(outcomes) if outcome == "x"]
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from service.errors import ConfigError, Unavailable
 from service.ingest import file_lines, file_source
-from service.ingest.contract import Corrupt, Record, RecordBatch, TopicPartition
+from service.ingest.contract import Corrupt, Record, RecordBatch, TopicPartition, Unplaced
 from service.ingest.file_source import FileSource
 from service.ingest.formats.native import Native
 from service.settings import FileSettings
@@ -54,13 +54,16 @@ def poll(made: FileSource, paused: frozenset[TopicPartition] = NOBODY) -> list[R
     return made.poll(0, paused)
 
 
-def drain(made: FileSource) -> dict[TopicPartition, list[Record | Corrupt]]:
-    """Everything that is there now, by partition, with corrupt entries at their place."""
-    found: dict[TopicPartition, list[Record | Corrupt]] = {name: [] for name in made.assigned()}
+Item = Record | Corrupt | Unplaced
+
+
+def drain(made: FileSource) -> dict[TopicPartition, list[Item]]:
+    """Everything that is there now, by partition, with what is corrupt or has no place where it lay."""
+    found: dict[TopicPartition, list[Item]] = {name: [] for name in made.assigned()}
     for _ in range(1000):
         batches = poll(made)
         for batch in batches:
-            items: list[Record | Corrupt] = [*batch.records, *batch.corrupt]
+            items: list[Item] = [*batch.unplaced, *batch.records, *batch.corrupt]
             found[TopicPartition(batch.topic, batch.partition)] += sorted(items, key=lambda item: item[0])
         if not batches and all(made.ended(name) for name in made.assigned()):
             return found
@@ -503,12 +506,12 @@ def test_bad_lines_of_a_capture_are_gaps_in_the_offsets_of_their_partition(tmp_p
             made.seek(partition, start if partition.partition == 0 else None)
         found = drain(made)
         zero = [item for item in found[TopicPartition("c", 0)] if item[0] > 3]
-        assert [item[:2] for item in zero if isinstance(item, Corrupt)] == [(4, 7)]
+        assert [item[:2] for item in zero if isinstance(item, Unplaced)] == [(4, b"{broken"), (5, lines[2].encode())]
         assert "line 2: not a captured record" in zero[0][2]
-        assert zero[1] == Record(7, 5, None, b"v")
+        assert zero[2] == Record(7, 5, None, b"v")
         one = found[TopicPartition("c", 1)]
         assert one[0] == Record(0, 5, None, b"v")
-        assert one[1][:2] == (1, 2)
+        assert one[1][:2] == (1, b"junk")
 
 
 def test_a_cut_off_packed_capture_gives_what_can_be_read_and_one_gap(tmp_path):
@@ -525,8 +528,8 @@ def test_offsets_that_go_back_are_reported_and_not_delivered_twice(tmp_path):
     (tmp_path / "c").write_text("\n".join([captured(0, 5), captured(0, 4), captured(0, 6)]))
     (found,) = drain(started(tmp_path / "c")).values()
     assert [item[0] for item in found if isinstance(item, Record)] == [5, 6]
-    (corrupt,) = [item for item in found if isinstance(item, Corrupt)]
-    assert "offset 4 where 6 or more was due" in corrupt.detail
+    (unplaced,) = [item for item in found if isinstance(item, Unplaced)]
+    assert "offset 4: expected 6 or more" in unplaced.detail
 
 
 def test_a_real_capture_is_read_record_by_record():
