@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+# FORMATS by name (a test holds the two together: settings stand below what reads them).
 FORMAT_NAMES = Literal[
-    "auto", "native", "otlp_proto", "otlp_json", "prometheus_adapter", "telegraf_json", "influx", "vector"
-]
+    "auto", "native", "otlp_proto", "otlp_json", "prometheus_adapter", "prometheus_remote_write", "telegraf_json",
+    "influx", "vector", "collectd_json",
+]  # fmt: skip
 
 
 class Section(BaseModel):

@@ -40,7 +40,7 @@ def _words(broker: Broker) -> str:
 Try, in another terminal:
   python -m kafka.admin -b {broker.address} topics create -t gpu-telemetry --num-partitions 4
   SKINFLINT__SOURCE__KIND=kafka skinflint run
-  skinflint capture gpu-telemetry
+  skinflint capture gpu-telemetry --out gpu-telemetry.ndjson.gz
 Ctrl-C stops it."""
 
 
