@@ -63,7 +63,10 @@ class FileSource:
             self._clock.wait(min(left_s, LOOK_AGAIN_S))
 
     def ended(self, partition: TopicPartition) -> bool:
-        return partition in self._sought and self._logs[partition].ended
+        """Tell whether all was read; a pipe that is only slow has not ended, unless the source goes on anyway."""
+        log = self._logs[partition]
+        slow = isinstance(log, StdinLog) and log.is_open() and not self.live
+        return partition in self._sought and log.ended and not slow
 
     def behind(self, partition: TopicPartition) -> int | None:
         """Return 0 at the end; what lies before it was not counted."""
