@@ -17,7 +17,7 @@ from service.clock import Clock, SystemClock
 from service.config import Configuration
 from service.errors import ConfigError, ConfigProblem
 from service.ingest.simulate.evaluate import Evaluation, evaluate, read_intervals
-from service.ingest.simulate.produce import PRODUCE_FORMATS, FileSink, KafkaSink, produce
+from service.ingest.simulate.produce import PRODUCE_FORMATS, FileSink, KafkaSink, ending_now, produce
 from service.ingest.simulate.source import SCENARIOS, SimulateSource
 from service.settings import KafkaSettings, SimulateSettings
 
@@ -58,9 +58,7 @@ def produce_simulation(
         problems.append(ConfigProblem("--out, --topic", "expected one of the two"))
     if problems:
         raise ConfigError(problems)
-    source = SimulateSource(fleet, clock, scenario)
-    for partition in source.assigned():
-        source.seek(partition, None)
+    source = ending_now(fleet, clock, scenario)
     sink = FileSink(out, capture=wire != "native") if out else KafkaSink(kafka, topic)
     return produce(source, wire, sink, lambda _: None)
 
