@@ -5,7 +5,7 @@ Parameters of plug-ins (detectors, notifiers) stand beside the plug-ins; `servic
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -16,10 +16,16 @@ FORMAT_NAMES = Literal[
 ]  # fmt: skip
 
 
+SEVERAL_LINES = "one secret a line"
+"""Beside the type of a secret of which its file may hold more than one."""
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, and a typing mistake in a key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class KafkaTls(Section):
@@ -80,6 +86,16 @@ class KafkaSettings(Section):
     poll_records_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Most records handed over at once."""
 
+    @model_validator(mode="after")
+    def _session_within_poll_interval(self) -> Self:
+        # Otherwise the group would notice a process that is gone later than one that only hangs.
+        if self.session_timeout_ms > self.poll_interval_max_ms:
+            raise ValueError(
+                f"session_timeout_ms: expected at most poll_interval_max_ms ({self.poll_interval_max_ms}), "
+                f"got {self.session_timeout_ms}"
+            )
+        return self
+
 
 class FileSettings(Section):
     """Recorded telemetry: NDJSON, capture files, Parquet, each also .gz or .zst where that makes sense; '-' is stdin."""
@@ -118,6 +134,12 @@ class SourceSettings(Section):
     """Used with kind: file."""
     simulate: SimulateSettings = SimulateSettings()
     """Used with kind: simulate."""
+
+    @model_validator(mode="after")
+    def _has_input(self) -> Self:
+        if self.kind == "file" and not self.file.paths:
+            raise ValueError("file.paths: at least one path is needed with source.kind: file")
+        return self
 
 
 class DeadLetterSettings(Section):
@@ -183,6 +205,13 @@ class FleetSettings(Section):
     """A GPU that was silent for so long is dropped from metrics and pages, and its place is reused."""
     teams: dict[str, str] = {}
     """Owner of a namespace: {namespace pattern: team}; patterns as in shells."""
+
+    @model_validator(mode="after")
+    def _fresh_for_a_tick(self) -> Self:
+        # Otherwise a value could be stale before the tick that it belongs to is judged.
+        if self.stale_after_s < self.tick_s:
+            raise ValueError(f"stale_after_s: expected at least tick_s ({self.tick_s:g}), got {self.stale_after_s:g}")
+        return self
 
 
 class PriceRule(Section):
@@ -308,9 +337,3 @@ class Settings(Section):
     """Logs."""
     watchdog: WatchdogSettings = WatchdogSettings()
     """Against a stuck process."""
-
-    @model_validator(mode="after")
-    def _source_has_input(self) -> Settings:
-        if self.source.kind == "file" and not self.source.file.paths:
-            raise ValueError("source.file.paths: at least one path is needed with source.kind: file")
-        return self

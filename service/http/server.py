@@ -39,6 +39,17 @@ PAGE_FILES: dict[str, str] = {
 }
 
 
+def setting_problems(settings: HttpSettings) -> list[ConfigProblem]:
+    """Return a problem where the page would be open to others without anybody having said that it may be."""
+    if is_loopback(settings.host) or settings.allow_beyond_loopback:
+        return []
+    message = (
+        f"{settings.host!r} is not a loopback address and there is no login: "
+        "expected 127.0.0.1, or allow_beyond_loopback: true"
+    )
+    return [ConfigProblem("http.host", message)]
+
+
 class HttpServer:
     """Serves /metrics, the probes, the API and the page until it is stopped."""
 
@@ -55,12 +66,8 @@ class HttpServer:
         """Check the settings; raises ConfigError for an address beyond loopback that was not allowed."""
         self._settings = settings
         self._loopback = is_loopback(settings.host)
-        if not self._loopback and not settings.allow_beyond_loopback:
-            raise _refused(
-                "host",
-                f"{settings.host!r} is not a loopback address and there is no login: "
-                "expected 127.0.0.1, or allow_beyond_loopback: true",
-            )
+        if problems := setting_problems(settings):
+            raise ConfigError(problems)
         api = Api(publisher, registry, clock, stuck_after_s)
         self._limits = limits or Limits()
         self._app = Starlette(
