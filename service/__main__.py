@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -26,9 +24,17 @@ from service.errors import ConfigError, ConfigProblem, CorruptState, FloodOfPois
 from service.ingest.kafka_capture import capture as capture_records
 from service.ingest.kafka_group import FencedMember
 from service.ingest.simulate.evaluate import SETTLE_S
-from service.ingest.simulate.produce import PRODUCE_FORMATS
-from service.ingest.simulate.source import Scenario
 from service.logs import configure, get_logger, quieten_client
+from service.options import (
+    NODES,
+    ConfigFile,
+    Invocation,
+    OutputFormat,
+    ScenarioName,
+    Wire,
+    finite,
+    refuse_unless_seeds,
+)
 from service.reports import console, evaluate_simulation, fleet_of, print_replay, print_scores, produce_simulation
 from service.settings import LogSettings, SimulateSettings
 from service.writable import why_not_writable
@@ -44,47 +50,6 @@ cli = typer.Typer(
 
 STOP_MAX_S = 9.5
 EXIT_ERROR, EXIT_CONFIG, EXIT_FLOOD, EXIT_CORRUPT = 1, 2, 3, 4
-
-
-@dataclass(slots=True)
-class Invocation:
-    """What `main` must know of a command that failed."""
-
-    output: str = "text"
-
-
-def _remember(ctx: typer.Context, output: str) -> str:
-    if isinstance(ctx.obj, Invocation):
-        ctx.obj.output = output
-    return output
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a finite number.")
-    return value
-
-
-def _seeds(text: str) -> str:
-    if not all(word.strip().isdecimal() for word in text.split(",")):
-        raise typer.BadParameter(f"{text!r}: expected whole numbers separated by commas, such as 1,2,3.")
-    return text
-
-
-def _wire(name: str) -> str:
-    if name not in PRODUCE_FORMATS:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(PRODUCE_FORMATS)}.")
-    return name
-
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Configuration file; without it, ./config.yaml.")
-]
-OutputFormat = Annotated[
-    Literal["text", "json"], typer.Option("--format", help="How to print.", callback=_remember, is_eager=True)
-]
-NODES = typer.Option(help="Nodes of eight GPUs.", min=1, max=100_000)
-ScenarioName = Annotated[Scenario, typer.Option(help="The whole fleet, a clean one, or one with broken telemetry.")]
 
 
 def _config_file(given: Path | None) -> Path | None:
@@ -155,13 +120,11 @@ def replay(
 @cli.command()
 def simulate(
     config_file: ConfigFile = None,
-    duration_s: Annotated[float, typer.Option(help="Event time to simulate.", min=1, callback=_finite)] = 3600,
+    duration_s: Annotated[float, typer.Option(help="Event time to simulate.", min=1, callback=finite)] = 3600,
     nodes: Annotated[int | None, NODES] = None,
     seed: Annotated[int | None, typer.Option(help="Seed.", min=0)] = None,
     scenario: ScenarioName = "fleet",
-    wire: Annotated[
-        str, typer.Option("--wire", help=f"One of {', '.join(PRODUCE_FORMATS)}.", callback=_wire)
-    ] = "native",
+    wire: Wire = "native",
     out: Annotated[Path | None, typer.Option("--out", help="Write records to this file.")] = None,
     topic: Annotated[str, typer.Option(help="Produce to this topic of source.kafka instead.")] = "",
     truth: Annotated[Path | None, typer.Option(help="Write the ground truth to this file.")] = None,
@@ -178,12 +141,12 @@ def simulate(
 
 @cli.command()
 def evaluate(
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.", callback=_seeds)] = "1,2,3",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.", callback=refuse_unless_seeds)] = "1,2,3",
     nodes: Annotated[int, NODES] = 32,
-    hours: Annotated[float, typer.Option(help="Event time of each run.", min=0.1, callback=_finite)] = 8,
+    hours: Annotated[float, typer.Option(help="Event time of each run.", min=0.1, callback=finite)] = 8,
     scenario: ScenarioName = "fleet",
     settle_s: Annotated[
-        float, typer.Option(help="Time after each change that is not judged.", min=0, callback=_finite)
+        float, typer.Option(help="Time after each change that is not judged.", min=0, callback=finite)
     ] = SETTLE_S,
     config_file: ConfigFile = None,
     output: OutputFormat = "text",
