@@ -64,7 +64,7 @@ class KafkaSettings(Section):
     group_id: str = "skinflint"
     """Consumer group; also names the committed offsets that lag tools show."""
     group_instance_id: str = ""
-    """Static membership: a name unique in the group; empty means dynamic membership."""
+    """A name unique in the group (static membership): a restart need not wait for session_timeout_ms. Empty: none."""
     start: Literal["earliest", "latest"] = "earliest"
     """Where to begin when there is no checkpoint for a partition."""
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -76,7 +76,7 @@ class KafkaSettings(Section):
     sasl: KafkaSasl = KafkaSasl()
     """SASL settings, used with SASL_PLAINTEXT and SASL_SSL."""
     session_timeout_ms: Annotated[int, Field(ge=6_000, le=300_000)] = 45_000
-    """Without a heartbeat for so long the group takes our partitions away."""
+    """Without a heartbeat for so long the group takes our partitions away; at most poll_interval_max_ms."""
     poll_interval_max_ms: Annotated[int, Field(ge=10_000, le=600_000)] = 60_000
     """Without a poll for so long the client leaves the group; also bounds how long a slow member delays a rebalance."""
     fetch_bytes_max: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 50 << 20
@@ -198,7 +198,7 @@ class FleetSettings(Section):
     entities_max: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     """GPUs and MIG instances tracked; a new one beyond is rejected and counted."""
     stale_after_s: Annotated[float, Field(ge=1, le=86_400)] = 180
-    """A value older than this is no longer believed; a GPU without fresh values is unknown, never idle."""
+    """A value older than this is no longer believed; a GPU without fresh values is unknown, never idle. At least tick_s."""
     attribution_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 600
     """How long the holder is remembered while its labels are missing."""
     forget_after_s: Annotated[float, Field(ge=60)] = 86_400
@@ -246,7 +246,7 @@ class RouteSettings(Section):
     owner: str = "*"
     """Pattern for the owner."""
     kind: str = "*"
-    """Pattern for the kind of alert."""
+    """Pattern for the kind of alert; one that no kind matches is refused."""
     receivers: Annotated[list[str], Field(min_length=1)]
     """Names of receivers."""
 
