@@ -1,5 +1,8 @@
 """Every rule of the configuration beyond its types, in one place: what `check-config` calls valid, `run` accepts.
 
+Left to the start is what another process can change any moment (a port, the state folder), and what only reading the
+input tells (two captures of one name); such a problem is told with its line too.
+
 What is written wrongly is a problem whoever reads it; files, folders and secrets count only where they will be used, so
 that a simulation runs with the configuration of a service whose certificates lie elsewhere.
 """
@@ -18,6 +21,7 @@ from service.clock import Clock
 from service.config import Configuration, Draft, ReceiverSettings
 from service.config.routes import check_receivers, check_route
 from service.errors import ConfigError, ConfigProblem
+from service.http.server import resolved
 from service.http.server import setting_problems as http_problems
 from service.ingest.file_source import setting_problems as file_problems
 from service.ingest.kafka_client import client_arguments, name_problems
@@ -44,7 +48,7 @@ def load(config_file: Path | None, environ: Mapping[str, str], use: Use, clock: 
         _routes,
     ]
     if use is Use.SERVICE:
-        checks += [_input, _truth, _state, lambda draft: _receivers(draft, clock)]
+        checks += [_address, _input, _truth, _state, lambda draft: _receivers(draft, clock)]
     return config.load(config_file, environ, configuration_type(), checks)
 
 
@@ -87,6 +91,16 @@ def _http(draft: Draft) -> Problems:
     http = draft.part("http")
     if http is not None:
         yield from http_problems(http)
+
+
+def _address(draft: Draft) -> Problems:
+    http = draft.part("http")
+    if http is None or http_problems(http):
+        return
+    try:
+        resolved(http)
+    except ConfigError as error:
+        yield from error.problems
 
 
 def _routes(draft: Draft) -> Problems:

@@ -6,6 +6,7 @@ import socket
 import threading
 from http import HTTPStatus
 from importlib import resources
+from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -128,12 +129,7 @@ class HttpServer:
 
     def _bind(self) -> socket.socket:
         host, port = self._settings.host, self._settings.port
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-        except OSError as problem:
-            raise _refused("host", f"cannot resolve {host!r}: {problem.strerror}") from problem
+        family, kind, address = resolved(self._settings)
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -146,6 +142,17 @@ class HttpServer:
                 f"cannot listen on {host}:{port}: {problem.strerror}; expected a free port, or 0 to take any free one",
             ) from problem
         return listener
+
+
+def resolved(settings: HttpSettings) -> tuple[socket.AddressFamily, socket.SocketKind, Any]:
+    """Return what to listen on: family, kind and address. Raises ConfigError for a host that is none."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as problem:
+        raise _refused("host", f"cannot resolve {settings.host!r}: {problem.strerror}") from problem
+    return family, kind, address
 
 
 class _Server(uvicorn.Server):

@@ -89,6 +89,16 @@ def test_the_shipped_configuration_has_no_problem(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+def test_the_configuration_that_the_readme_shows_has_no_problem_but_the_secrets_that_are_not_here(
+    tmp_path: Path,
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = readme.partition("```yaml\n")[2].partition("```")[0]
+    assert "hung_collective" in shown
+    assert problems(tmp_path, shown, Use.NOTHING) == []
+    assert all("/run/secrets/" in told for told in problems(tmp_path, shown))
+
+
 KAFKA = """\
 source:
   kafka:
@@ -145,6 +155,10 @@ def test_a_replay_needs_no_secret_of_a_receiver(tmp_path: Path) -> None:
         (
             "ingest: {dead_letter: {kind: kafka, topic: gpu-telemetry}}",
             "1: ingest.dead_letter.topic: 'gpu-telemetry' is also in source.kafka.topics: expected a topic of its own",
+        ),
+        (
+            "http: {host: no address, allow_beyond_loopback: true}",
+            "1: http.host: cannot resolve 'no address': Name or service not known",
         ),
         (
             "source: {kafka: {session_timeout_ms: 60001}}",
