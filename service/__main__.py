@@ -10,22 +10,34 @@ import threading
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from service import app, config
+from service.checks import Use, load
 from service.clock import SystemClock
 from service.config import Configuration
 from service.errors import ConfigError, ConfigProblem, CorruptState, FloodOfPoison, Unavailable
 from service.ingest.kafka_capture import capture as capture_records
 from service.ingest.kafka_group import FencedMember
 from service.ingest.simulate.evaluate import SETTLE_S
-from service.logs import configure, get_logger
-from service.reports import evaluate_simulation, print_replay, print_scores, produce_simulation
-from service.settings import LogSettings
+from service.logs import configure, get_logger, quieten_client
+from service.options import (
+    NODES,
+    ConfigFile,
+    Invocation,
+    OutputFormat,
+    ScenarioName,
+    Wire,
+    finite,
+    refuse_unless_seeds,
+)
+from service.reports import console, evaluate_simulation, fleet_of, print_replay, print_scores, produce_simulation
+from service.settings import LogSettings, SimulateSettings
+from service.writable import why_not_writable
 
 log = get_logger(__name__)
 cli = typer.Typer(
@@ -39,25 +51,20 @@ cli = typer.Typer(
 STOP_MAX_S = 9.5
 EXIT_ERROR, EXIT_CONFIG, EXIT_FLOOD, EXIT_CORRUPT = 1, 2, 3, 4
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Configuration file; without it, ./config.yaml.")
-]
-OutputFormat = Annotated[str, typer.Option("--format", help="text or json.")]
+
+def _config_file(given: Path | None) -> Path | None:
+    standard = Path("config.yaml")
+    return standard if given is None and standard.is_file() else given
 
 
-def _load(config_file: Path | None) -> Configuration:
-    if config_file is None and Path("config.yaml").is_file():
-        config_file = Path("config.yaml")
-    settings = config.load(config_file, os.environ, app.configuration_type())
-    if problems := config.secret_problems(settings):
-        raise ConfigError(problems)
-    return settings
+def _load(config_file: Path | None, use: Use = Use.NOTHING) -> Configuration:
+    return load(_config_file(config_file), os.environ, use, SystemClock())
 
 
 @cli.command()
 def run(config_file: ConfigFile = None) -> None:
     """Run the service until it is told to stop."""
-    settings = _load(config_file)
+    settings = _load(config_file, Use.SERVICE)
     configure(settings.log)
     stop = threading.Event()
 
@@ -72,14 +79,20 @@ def run(config_file: ConfigFile = None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
-    app.run_service(settings, SystemClock(), stop)
+    try:
+        app.run_service(settings, SystemClock(), stop)
+    except ConfigError as error:  # a port or folder that somebody else holds: known only now, but set in a line too
+        raise config.placed(error, _config_file(config_file), os.environ, app.configuration_type()) from error
     log.info("stopped")
 
 
 def _configure_quietly(settings: Configuration) -> None:
     """Log what a person must know while a command works; the client's chatter belongs to the service's log."""
-    level = "warning" if settings.log.level == "info" else settings.log.level
-    configure(settings.log.model_copy(update={"level": level}))
+    if settings.log.level == "info":
+        configure(settings.log.model_copy(update={"level": "warning"}))
+        quieten_client()
+    else:
+        configure(settings.log)
 
 
 @cli.command()
@@ -92,6 +105,8 @@ def replay(
     """Run the same pipeline over recorded input at full speed; the same input gives the same bytes."""
     settings = _load(config_file)
     _configure_quietly(settings)
+    if why := why_not_writable(out):
+        raise ConfigError([ConfigProblem("--out", f"{out} cannot be written: {why}; expected a folder")])
     with Console(stderr=True).status("replaying") as status:
 
         def show(records: int, as_of_ns: int) -> None:
@@ -105,54 +120,61 @@ def replay(
 @cli.command()
 def simulate(
     config_file: ConfigFile = None,
-    duration_s: Annotated[float, typer.Option(help="Event time to simulate.")] = 3600,
-    nodes: Annotated[int | None, typer.Option(help="Nodes of eight GPUs.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
-    scenario: Annotated[str, typer.Option(help="fleet, clean or broken_telemetry.")] = "fleet",
-    wire: Annotated[str, typer.Option("--wire", help="Format of the records: native, otlp_proto, …")] = "native",
+    duration_s: Annotated[float, typer.Option(help="Event time to simulate.", min=1, callback=finite)] = 3600,
+    nodes: Annotated[int | None, NODES] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.", min=0)] = None,
+    scenario: ScenarioName = "fleet",
+    wire: Wire = "native",
     out: Annotated[Path | None, typer.Option("--out", help="Write records to this file.")] = None,
     topic: Annotated[str, typer.Option(help="Produce to this topic of source.kafka instead.")] = "",
     truth: Annotated[Path | None, typer.Option(help="Write the ground truth to this file.")] = None,
 ) -> None:
-    """Write a simulated fleet's telemetry to a file or to Kafka, in any of the wire formats."""
-    settings = _load(config_file)
+    """Write a simulated fleet's telemetry, up to now, to a file or to Kafka, in any of the wire formats."""
+    settings = _load(config_file, Use.KAFKA if topic else Use.NOTHING)
     _configure_quietly(settings)
     changes: dict[str, Any] = {"duration_s": duration_s, "speed": 0, "truth_file": str(truth or "")}
     changes |= {k: v for k, v in (("nodes", nodes), ("seed", seed)) if v is not None}
-    fleet = settings.source.simulate.model_copy(update=changes)
+    fleet = fleet_of(settings.source.simulate, changes)
     count = produce_simulation(fleet, scenario, wire, out, settings.source.kafka, topic, SystemClock())
     typer.echo(f"{count} messages written", err=True)
 
 
 @cli.command()
 def evaluate(
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "1,2,3",
-    nodes: Annotated[int, typer.Option(help="Nodes of eight GPUs.")] = 32,
-    hours: Annotated[float, typer.Option(help="Event time of each run.")] = 8,
-    scenario: Annotated[str, typer.Option(help="fleet, clean or broken_telemetry.")] = "fleet",
-    settle_s: Annotated[float, typer.Option(help="Time after each change that is not judged.")] = SETTLE_S,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.", callback=refuse_unless_seeds)] = "1,2,3",
+    nodes: Annotated[int, NODES] = 32,
+    hours: Annotated[float, typer.Option(help="Event time of each run.", min=0.1, callback=finite)] = 8,
+    scenario: ScenarioName = "fleet",
+    settle_s: Annotated[
+        float, typer.Option(help="Time after each change that is not judged.", min=0, callback=finite)
+    ] = SETTLE_S,
     config_file: ConfigFile = None,
     output: OutputFormat = "text",
 ) -> None:
     """Run the detectors over simulated fleets and compare with the ground truth, state by state."""
     settings = _load(config_file)
     configure(settings.log.model_copy(update={"level": "warning"}))
-    numbers = [int(seed) for seed in seeds.split(",")]
-    results = [evaluate_simulation(settings, seed, nodes, hours * 3600, scenario, settle_s) for seed in numbers]
-    print_scores(dict(zip(numbers, results, strict=True)), output)
+    fleets = {
+        int(seed): fleet_of(
+            SimulateSettings(), {"nodes": nodes, "seed": int(seed), "duration_s": hours * 3600, "speed": 0}
+        )
+        for seed in seeds.split(",")
+    }
+    results = {seed: evaluate_simulation(settings, fleet, scenario, settle_s) for seed, fleet in fleets.items()}
+    print_scores(results, output)
 
 
 @cli.command()
 def capture(
     topics: Annotated[list[str], typer.Argument(help="Topics to read.")],
     out: Annotated[Path, typer.Option("--out", help="Capture file; .gz and .zst are compressed.")],
-    max_records: Annotated[int | None, typer.Option(help="Stop after so many records.")] = None,
-    start: Annotated[str, typer.Option("--from", help="earliest or latest.")] = "earliest",
+    max_records: Annotated[int | None, typer.Option(help="Stop after so many records.", min=1)] = None,
+    start: Annotated[Literal["earliest", "latest"], typer.Option("--from", help="Where to begin.")] = "earliest",
     follow: Annotated[bool, typer.Option(help="Go on past the present end.")] = False,
     config_file: ConfigFile = None,
 ) -> None:
     """Copy records of Kafka topics into a capture file that `replay` reads."""
-    settings = _load(config_file)
+    settings = _load(config_file, Use.KAFKA)
     _configure_quietly(settings)
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
@@ -166,8 +188,7 @@ def capture(
 @cli.command("check-config")
 def check_config(config_file: ConfigFile = None, output: OutputFormat = "text") -> None:
     """Check the configuration and say everything that is wrong with it."""
-    settings = _load(config_file)
-    app.build_notifiers(settings, SystemClock())
+    _load(config_file, Use.SERVICE)
     if output == "json":
         typer.echo(json.dumps({"valid": True, "problems": []}))
         return
@@ -206,11 +227,11 @@ def version(output: OutputFormat = "text") -> None:
     table = Table("part", "version")
     for name, number in found.items():
         table.add_row(name, number)
-    Console().print(table)
+    console().print(table)
 
 
-def _print_problems(problems: list[ConfigProblem]) -> None:
-    if "--format=json" in sys.argv or "json" in sys.argv[1:]:
+def _print_problems(problems: list[ConfigProblem], output: str) -> None:
+    if output == "json":
         document = {"valid": False, "problems": [
             {"file": p.file, "line": p.line, "path": p.path, "message": p.message} for p in problems
         ]}  # fmt: skip
@@ -222,10 +243,11 @@ def _print_problems(problems: list[ConfigProblem]) -> None:
 
 def main() -> None:
     """Run the command line; what ends it decides the exit code: 0 well, 1 bug, 2 configuration, 3 flood, 4 state."""
+    invocation = Invocation()
     try:
-        cli()
+        cli(obj=invocation)
     except ConfigError as error:
-        _print_problems(error.problems)
+        _print_problems(error.problems, invocation.output)
         sys.exit(EXIT_CONFIG)
     except FloodOfPoison as error:
         typer.echo(f"error: the breaker is open: {error}", err=True)

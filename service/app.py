@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -87,13 +87,19 @@ def build_notifiers(settings: Configuration, clock: Clock) -> dict[str, Notifier
 class Mailbox:
     """The loop's outlet: routes each notification and makes it durable in the outbox."""
 
-    def __init__(self, outbox: Outbox, settings: AlertingSettings) -> None:
+    def __init__(self, outbox: Outbox, settings: AlertingSettings, count_unrouted: Callable[[], object]) -> None:
         self._outbox = outbox
         self._routes = settings.routes
+        self._count_unrouted = count_unrouted
 
     def put(self, notifications: Sequence[Notification]) -> None:
-        """Keep the notifications for their receivers."""
-        self._outbox.put([(n, receivers_for(n, self._routes)) for n in notifications])
+        """Keep the notifications for their receivers; one for nobody is said aloud."""
+        addressed = [(n, receivers_for(n, self._routes)) for n in notifications]
+        self._outbox.put(addressed)
+        for notification, receivers in addressed:
+            if not receivers:
+                self._count_unrouted()
+                log.warning("no route matches", kind=notification.kind, owner=notification.owner)
 
     def full(self) -> bool:
         """Tell whether too many wait for delivery."""
@@ -186,7 +192,7 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         cleanup.callback(deliverer.stop, STOP_DEADLINE_S / 2)
         watchdog = Watchdog(stuck_after_s, clock)
         reporter = Reporter(publisher, timings, settings, deliverer, watchdog, clock)
-        mailbox = Mailbox(outbox, settings.alerting)
+        mailbox = Mailbox(outbox, settings.alerting, timings.unrouted.inc)
         loop = pipeline.loop(dead_letters, mailbox, store, [reporter], stop)
         watchdog.start()
         cleanup.callback(watchdog.stop)

@@ -66,6 +66,11 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         routed.propagate = True
 
 
+def quieten_client() -> None:
+    """Keep the Kafka client's complaints about its own slowness out of a command's output: nobody can act on them there."""
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
+
+
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return the logger of a module. Events are constant words, facts are keys; never a line per row."""
     bound: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)

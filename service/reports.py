@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -17,11 +20,19 @@ from service.clock import Clock, SystemClock
 from service.config import Configuration
 from service.errors import ConfigError, ConfigProblem
 from service.ingest.simulate.evaluate import Evaluation, evaluate, read_intervals
-from service.ingest.simulate.produce import PRODUCE_FORMATS, FileSink, KafkaSink, produce
-from service.ingest.simulate.source import SCENARIOS, SimulateSource
+from service.ingest.simulate.produce import FileSink, KafkaSink, ending_now, produce
+from service.ingest.simulate.source import SimulateSource
 from service.settings import KafkaSettings, SimulateSettings
+from service.writable import why_no_file
 
 EVALUATION_START_NS = 1_790_000_000 * 10**9
+WIDTH = 200  # of tables in files and pipes
+
+
+def console() -> Console:
+    """Return standard output for tables: as wide as the terminal, or wide enough for any where there is none."""
+    terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console() if terminal else Console(width=WIDTH)
 
 
 def print_replay(summary: Mapping[str, Any], out: Path, output: str) -> None:
@@ -46,7 +57,7 @@ def print_replay(summary: Mapping[str, Any], out: Path, output: str) -> None:
         table.add_row(f"rejected: {reason}", str(count))
     for state, hours in summary["hours_in_state"].items():
         table.add_row(f"GPU-hours {state}", f"{hours:.2f}")
-    Console().print(table)
+    console().print(table)
 
 
 def produce_simulation(
@@ -60,27 +71,33 @@ def produce_simulation(
 ) -> int:
     """Write a simulated fleet to a file or a topic; return how many messages."""
     problems = []
-    if wire not in PRODUCE_FORMATS:
-        problems.append(ConfigProblem("--wire", f"{wire!r}; expected one of {', '.join(PRODUCE_FORMATS)}"))
-    if scenario not in SCENARIOS:
-        problems.append(ConfigProblem("--scenario", f"{scenario!r}; expected one of {', '.join(SCENARIOS)}"))
     if bool(out) == bool(topic):
         problems.append(ConfigProblem("--out, --topic", "expected one of the two"))
+    for option, path in (("--out", out), ("--truth", Path(fleet.truth_file) if fleet.truth_file else None)):
+        if path is not None and (why := why_no_file(path)):
+            problems.append(ConfigProblem(option, f"{path} cannot be written: {why}; expected a file"))
     if problems:
         raise ConfigError(problems)
-    source = SimulateSource(fleet, clock, scenario)
-    for partition in source.assigned():
-        source.seek(partition, None)
+    source = ending_now(fleet, clock, scenario)
     sink = FileSink(out, capture=wire != "native") if out else KafkaSink(kafka, topic)
     return produce(source, wire, sink, lambda _: None)
 
 
+def fleet_of(base: SimulateSettings, options: Mapping[str, Any]) -> SimulateSettings:
+    """Return `base` with the options over it. Raises ConfigError with every option that is out of bounds."""
+    try:
+        return SimulateSettings.model_validate({**base.model_dump(), **options}, strict=True)
+    except ValidationError as error:
+        raise ConfigError(
+            [ConfigProblem(f"--{detail['loc'][0]}".replace("_", "-"), detail["msg"]) for detail in error.errors()]
+        ) from error
+
+
 def evaluate_simulation(
-    settings: Configuration, seed: int, nodes: int, duration_s: float, scenario: str, settle_s: float
+    settings: Configuration, fleet: SimulateSettings, scenario: str, settle_s: float
 ) -> dict[str, Any]:
     """Run one simulated fleet through the pipeline and score it; also counts the idle findings."""
     clock = SystemClock()
-    fleet = SimulateSettings(nodes=nodes, seed=seed, duration_s=duration_s, speed=0)
     source = SimulateSource(fleet, clock, scenario, start_ns=EVALUATION_START_NS)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
@@ -103,7 +120,7 @@ def print_scores(results: Mapping[int, Mapping[str, Any]], output: str) -> None:
     if output == "json":
         typer.echo(json.dumps({seed: _scores_json(result) for seed, result in results.items()}))
         return
-    console = Console()
+    screen = console()
     for seed, result in results.items():
         evaluation: Evaluation = result["evaluation"]
         table = Table(
@@ -117,7 +134,7 @@ def print_scores(results: Mapping[int, Mapping[str, Any]], output: str) -> None:
                 score.state, _share(score.precision), _share(score.recall),
                 f"{score.support_s / 3600:.1f}", _share(raw[score.state].precision), _share(raw[score.state].recall),
             )  # fmt: skip
-        console.print(table)
+        screen.print(table)
 
 
 def _scores_json(result: Mapping[str, Any]) -> dict[str, Any]:

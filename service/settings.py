@@ -5,19 +5,27 @@ Parameters of plug-ins (detectors, notifiers) stand beside the plug-ins; `servic
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+# FORMATS by name (a test holds the two together: settings stand below what reads them).
 FORMAT_NAMES = Literal[
-    "auto", "native", "otlp_proto", "otlp_json", "prometheus_adapter", "telegraf_json", "influx", "vector"
-]
+    "auto", "native", "otlp_proto", "otlp_json", "prometheus_adapter", "prometheus_remote_write", "telegraf_json",
+    "influx", "vector", "collectd_json",
+]  # fmt: skip
+
+
+SEVERAL_LINES = "one secret a line"
+"""Beside the type of a secret of which its file may hold more than one."""
 
 
 class Section(BaseModel):
     """A part of the configuration: frozen, and a typing mistake in a key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class KafkaTls(Section):
@@ -56,7 +64,7 @@ class KafkaSettings(Section):
     group_id: str = "skinflint"
     """Consumer group; also names the committed offsets that lag tools show."""
     group_instance_id: str = ""
-    """Static membership: a name unique in the group; empty means dynamic membership."""
+    """A name unique in the group (static membership): a restart need not wait for session_timeout_ms. Empty: none."""
     start: Literal["earliest", "latest"] = "earliest"
     """Where to begin when there is no checkpoint for a partition."""
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -68,7 +76,7 @@ class KafkaSettings(Section):
     sasl: KafkaSasl = KafkaSasl()
     """SASL settings, used with SASL_PLAINTEXT and SASL_SSL."""
     session_timeout_ms: Annotated[int, Field(ge=6_000, le=300_000)] = 45_000
-    """Without a heartbeat for so long the group takes our partitions away."""
+    """Without a heartbeat for so long the group takes our partitions away; at most poll_interval_max_ms."""
     poll_interval_max_ms: Annotated[int, Field(ge=10_000, le=600_000)] = 60_000
     """Without a poll for so long the client leaves the group; also bounds how long a slow member delays a rebalance."""
     fetch_bytes_max: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 50 << 20
@@ -77,6 +85,16 @@ class KafkaSettings(Section):
     """Most bytes of one fetch of one partition; a larger single batch is still delivered."""
     poll_records_max: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
     """Most records handed over at once."""
+
+    @model_validator(mode="after")
+    def _session_within_poll_interval(self) -> Self:
+        # Otherwise the group would notice a process that is gone later than one that only hangs.
+        if self.session_timeout_ms > self.poll_interval_max_ms:
+            raise ValueError(
+                f"session_timeout_ms: expected at most poll_interval_max_ms ({self.poll_interval_max_ms}), "
+                f"got {self.session_timeout_ms}"
+            )
+        return self
 
 
 class FileSettings(Section):
@@ -116,6 +134,12 @@ class SourceSettings(Section):
     """Used with kind: file."""
     simulate: SimulateSettings = SimulateSettings()
     """Used with kind: simulate."""
+
+    @model_validator(mode="after")
+    def _has_input(self) -> Self:
+        if self.kind == "file" and not self.file.paths:
+            raise ValueError("file.paths: at least one path is needed with source.kind: file")
+        return self
 
 
 class DeadLetterSettings(Section):
@@ -174,13 +198,20 @@ class FleetSettings(Section):
     entities_max: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     """GPUs and MIG instances tracked; a new one beyond is rejected and counted."""
     stale_after_s: Annotated[float, Field(ge=1, le=86_400)] = 180
-    """A value older than this is no longer believed; a GPU without fresh values is unknown, never idle."""
+    """A value older than this is no longer believed; a GPU without fresh values is unknown, never idle. At least tick_s."""
     attribution_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 600
     """How long the holder is remembered while its labels are missing."""
     forget_after_s: Annotated[float, Field(ge=60)] = 86_400
     """A GPU that was silent for so long is dropped from metrics and pages, and its place is reused."""
     teams: dict[str, str] = {}
     """Owner of a namespace: {namespace pattern: team}; patterns as in shells."""
+
+    @model_validator(mode="after")
+    def _fresh_for_a_tick(self) -> Self:
+        # Otherwise a value could be stale before the tick that it belongs to is judged.
+        if self.stale_after_s < self.tick_s:
+            raise ValueError(f"stale_after_s: expected at least tick_s ({self.tick_s:g}), got {self.stale_after_s:g}")
+        return self
 
 
 class PriceRule(Section):
@@ -215,7 +246,7 @@ class RouteSettings(Section):
     owner: str = "*"
     """Pattern for the owner."""
     kind: str = "*"
-    """Pattern for the kind of alert."""
+    """Pattern for the kind of alert; one that no kind matches is refused."""
     receivers: Annotated[list[str], Field(min_length=1)]
     """Names of receivers."""
 
@@ -306,9 +337,3 @@ class Settings(Section):
     """Logs."""
     watchdog: WatchdogSettings = WatchdogSettings()
     """Against a stuck process."""
-
-    @model_validator(mode="after")
-    def _source_has_input(self) -> Settings:
-        if self.source.kind == "file" and not self.source.file.paths:
-            raise ValueError("source.file.paths: at least one path is needed with source.kind: file")
-        return self

@@ -138,6 +138,11 @@ class Guard:
         return _never(address)
 
 
+def check_url(params: HttpParams, url: str) -> None:
+    """Raise Refused if `url` could never be used; looks at its text only and resolves nothing."""
+    Guard(params, system_resolver).target(url)
+
+
 def _never(address: Address) -> str:
     """Return why this address is out of bounds whatever the parameters say; empty if it is a public one."""
     if address in _METADATA:

@@ -153,10 +153,6 @@ class Poster:
         self._dial = dial or _dial
         self._tls = tls or _tls_context(params.ca_file)
 
-    def check(self, url: str) -> None:
-        """Raise Refused if `url` could never be used; looks at its text only and resolves nothing."""
-        self._guard.target(url)
-
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Posted:
         """POST `body` once and say what came of it."""
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
+from service.config.routes import check_receivers, check_route
 from service.settings import AlertingSettings, Section, Settings
 
 
@@ -44,15 +44,11 @@ class Configuration(Settings):
     @model_validator(mode="after")
     def _routes_reach_receivers(self) -> Self:
         names = [receiver.name for receiver in self.alerting.receivers]
-        for name, count in Counter(names).items():
-            if count > 1:
-                raise ValueError(f'alerting.receivers: {count} receivers are named "{name}"')
+        problems = check_receivers(names)
         for i, route in enumerate(self.alerting.routes):
-            for unknown in [name for name in route.receivers if name not in names]:
-                raise ValueError(
-                    f'alerting.routes[{i}].receivers: no receiver is named "{unknown}"; '
-                    f"alerting.receivers has: {', '.join(names) or 'none'}"
-                )
+            problems += check_route(i, route, names, ())
+        if problems:
+            raise ValueError(str(problems[0]))
         return self
 
 

@@ -12,6 +12,7 @@ from service.config.environment import variable
 from service.config.fields import Path, child, dotted, is_secret
 from service.config.tree import Tree
 from service.errors import ConfigError, ConfigProblem
+from service.settings import SEVERAL_LINES
 
 SECRET_BYTES_MAX: Final = 64 << 10
 
@@ -21,7 +22,7 @@ def refuse_secrets(tree: Tree, model: type[BaseModel]) -> None:
     _walk(tree, (), tree.values, model)
 
 
-def read_secret(value: SecretStr, file: str, path: str) -> SecretStr:
+def read_secret(value: SecretStr, file: str, path: str, *, several_lines: bool = False) -> SecretStr:
     """Return the secret at `path`: `value`, or what `file` holds where one is named, less the newline at its end.
 
     Raises ConfigError when both are given, and when the file is missing, empty, open to everyone or no plain text.
@@ -40,7 +41,7 @@ def read_secret(value: SecretStr, file: str, path: str) -> SecretStr:
         raw = os.read(descriptor, SECRET_BYTES_MAX + 1)
     finally:
         os.close(descriptor)
-    return _text(raw, file, place)
+    return _text(raw, file, place, several_lines)
 
 
 def _check_mode(mode: int, file: str, place: str) -> None:
@@ -54,14 +55,14 @@ def _check_mode(mode: int, file: str, place: str) -> None:
         )
 
 
-def secret_problems(settings: BaseModel) -> list[ConfigProblem]:
-    """Read every secret file that the settings name and return what is wrong with them, for check-config."""
+def secret_problems(settings: BaseModel, path: Path = ()) -> list[ConfigProblem]:
+    """Read every secret file that the settings, which stand at `path`, name; return what is wrong with them."""
     problems: list[ConfigProblem] = []
-    _check(settings, (), problems)
+    _check(settings, path, problems)
     return problems
 
 
-def _text(raw: bytes, file: str, place: str) -> SecretStr:
+def _text(raw: bytes, file: str, place: str, several_lines: bool) -> SecretStr:
     if len(raw) > SECRET_BYTES_MAX:
         raise _problem(place, f"{file} is larger than {SECRET_BYTES_MAX} bytes")
     try:
@@ -70,7 +71,7 @@ def _text(raw: bytes, file: str, place: str) -> SecretStr:
         raise _problem(place, f"{file}: expected UTF-8 text") from error
     if not text:
         raise _problem(place, f"{file} is empty")
-    if any(ord(character) < 32 for character in text):
+    if any(ord(character) < 32 for character in (text.replace("\n", "") if several_lines else text)):
         raise _problem(place, f"{file}: expected a single line without control characters")
     return SecretStr(text)
 
@@ -105,7 +106,8 @@ def _check(value: Any, path: Path, problems: list[ConfigProblem]) -> None:
         below = getattr(value, name)
         if is_secret(field.annotation):
             try:
-                read_secret(below, getattr(value, f"{name}_file", ""), dotted((*path, name)))
+                file, lines = getattr(value, f"{name}_file", ""), SEVERAL_LINES in field.metadata
+                read_secret(below, file, dotted((*path, name)), several_lines=lines)
             except ConfigError as error:
                 problems.extend(error.problems)
         _check(below, (*path, name), problems)

@@ -45,6 +45,7 @@ class Tree:
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[Path, Origin] = field(default_factory=dict)
     problems: list[ConfigProblem] = field(default_factory=list)
+    readable: bool = True
 
     def origin(self, path: Path) -> Origin:
         """Return the origin of the value at `path`, or of the nearest value around it."""
@@ -58,6 +59,12 @@ class Tree:
         """Add a problem at `path`."""
         file, line = origin or self.origin(path)
         self.problems.append(ConfigProblem(dotted(path) or "(file)", message, file, line))
+
+    def placed(self, problem: ConfigProblem) -> ConfigProblem:
+        """Return the problem with the file and line of its path, or of what stands nearest around it."""
+        words = re.findall(r"\w+", problem.path)
+        file, line = self.origin(tuple(int(word) if word.isdigit() else word for word in words))
+        return ConfigProblem(problem.path, problem.message, file, line)
 
 
 def plain_scalar(text: str) -> str | int | float | bool | None:
@@ -83,15 +90,19 @@ def read_tree(file: FilePath) -> Tree:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         problem = str(error.problem or error)
         whole = f"{error.context}, {problem}" if problem.startswith("but ") else problem
-        tree.complain((), whole, Origin(str(file), line))
-        return tree
+        return _unreadable(tree, whole, Origin(str(file), line))
     except yaml.YAMLError as error:
-        tree.complain((), "not YAML: " + " ".join(str(error).split()))
-        return tree
+        return _unreadable(tree, "not YAML: " + " ".join(str(error).split()))
     if isinstance(node, MappingNode):
         tree.values = _value(node, (), tree)
     elif node is not None:
-        tree.complain((), "expected keys with values, such as `source:`")
+        return _unreadable(tree, "expected keys with values, such as `source:`")
+    return tree
+
+
+def _unreadable(tree: Tree, message: str, origin: Origin | None = None) -> Tree:
+    tree.complain((), message, origin)
+    tree.readable = False
     return tree
 
 
@@ -100,16 +111,16 @@ def _text(file: FilePath, tree: Tree) -> str | None:
         with file.open("rb") as stream:
             raw = stream.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        tree.complain((), f"cannot be read: {error.strerror}")
+        _unreadable(tree, f"cannot be read: {error.strerror}")
         return None
     if len(raw) > FILE_BYTES_MAX:
-        tree.complain((), f"larger than {FILE_BYTES_MAX} bytes")
+        _unreadable(tree, f"larger than {FILE_BYTES_MAX} bytes")
         return None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        tree.complain((), "expected UTF-8 text", Origin(str(file), line))
+        _unreadable(tree, "expected UTF-8 text", Origin(str(file), line))
         return None
 
 

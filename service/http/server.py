@@ -6,6 +6,7 @@ import socket
 import threading
 from http import HTTPStatus
 from importlib import resources
+from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -39,6 +40,17 @@ PAGE_FILES: dict[str, str] = {
 }
 
 
+def setting_problems(settings: HttpSettings) -> list[ConfigProblem]:
+    """Return a problem where the page would be open to others without anybody having said that it may be."""
+    if is_loopback(settings.host) or settings.allow_beyond_loopback:
+        return []
+    message = (
+        f"{settings.host!r} is not a loopback address and there is no login: "
+        "expected 127.0.0.1, or allow_beyond_loopback: true"
+    )
+    return [ConfigProblem("http.host", message)]
+
+
 class HttpServer:
     """Serves /metrics, the probes, the API and the page until it is stopped."""
 
@@ -55,12 +67,8 @@ class HttpServer:
         """Check the settings; raises ConfigError for an address beyond loopback that was not allowed."""
         self._settings = settings
         self._loopback = is_loopback(settings.host)
-        if not self._loopback and not settings.allow_beyond_loopback:
-            raise _refused(
-                "host",
-                f"{settings.host!r} is not a loopback address and there is no login: "
-                "expected 127.0.0.1, or allow_beyond_loopback: true",
-            )
+        if problems := setting_problems(settings):
+            raise ConfigError(problems)
         api = Api(publisher, registry, clock, stuck_after_s)
         self._limits = limits or Limits()
         self._app = Starlette(
@@ -121,12 +129,7 @@ class HttpServer:
 
     def _bind(self) -> socket.socket:
         host, port = self._settings.host, self._settings.port
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-        except OSError as problem:
-            raise _refused("host", f"cannot resolve {host!r}: {problem.strerror}") from problem
+        family, kind, address = resolved(self._settings)
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -139,6 +142,17 @@ class HttpServer:
                 f"cannot listen on {host}:{port}: {problem.strerror}; expected a free port, or 0 to take any free one",
             ) from problem
         return listener
+
+
+def resolved(settings: HttpSettings) -> tuple[socket.AddressFamily, socket.SocketKind, Any]:
+    """Return what to listen on: family, kind and address. Raises ConfigError for a host that is none."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as problem:
+        raise _refused("host", f"cannot resolve {settings.host!r}: {problem.strerror}") from problem
+    return family, kind, address
 
 
 class _Server(uvicorn.Server):

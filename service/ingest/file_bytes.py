@@ -14,6 +14,7 @@ import zstandard
 PACKED_PIECE_BYTES: Final = 4 << 10
 PLAIN_PIECE_BYTES: Final = 256 << 10
 ZSTD_WINDOW_BYTES_MAX: Final = 128 << 20
+_MARKS: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Damaged(Exception):
@@ -50,23 +51,22 @@ class _Frame(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-class FileBytes:
-    """A file: plain, gzip (any number of members) or zstd (any number of frames), told by its first bytes."""
+class _Unpacking:
+    """Plain bytes, gzip (any number of members) or zstd (any number of frames), told by the first bytes."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("rb", buffering=PLAIN_PIECE_BYTES)
-        self._packing: str | None = None  # not known before the first byte is there
+    def __init__(self) -> None:
+        self._packing: str | None = None  # not known before the first bytes are there
+        self._first = b""  # of them, while they may still become a mark of packing
         self._frame: _Frame | None = None
         self._spare = b""
 
     def read(self) -> bytes:
         while True:
             piece = self._piece()
+            if self._packing is None:
+                piece = self._recognised(piece)
             if not piece:
                 return b""
-            if self._packing is None:
-                self._packing = _packing(piece)
             if not self._packing:
                 return piece
             unpacked = self._unpack(piece)
@@ -76,25 +76,29 @@ class FileBytes:
     def cut_off(self) -> bool:
         return self._frame is not None
 
-    def change(self) -> str:
-        opened = os.fstat(self._file.fileno())
-        if opened.st_size < self._file.tell():
-            return "truncated"
-        try:
-            present = self._path.stat()
-        except FileNotFoundError:
-            return ""
-        same = (present.st_ino, present.st_dev) == (opened.st_ino, opened.st_dev)
-        return "" if same else "replaced"
+    def _fetch(self, bytes_max: int) -> bytes:
+        """Return what comes next, as it is."""
+        raise NotImplementedError
 
-    def close(self) -> None:
-        self._file.close()
+    def _may_come(self) -> bool:
+        """Tell whether more may come right behind what was read."""
+        raise NotImplementedError
+
+    def _recognised(self, piece: bytes) -> bytes:
+        """Return the bytes from the beginning on, once it is clear how they are packed."""
+        self._first += piece
+        undecided = any(len(self._first) < len(mark) and mark.startswith(self._first) for mark in _MARKS)
+        if not self._first or (undecided and self._may_come()):
+            return b""
+        self._packing = next((name for mark, name in _MARKS.items() if self._first.startswith(mark)), "")
+        first, self._first = self._first, b""
+        return first
 
     def _piece(self) -> bytes:
         if self._spare:
             piece, self._spare = self._spare, b""
             return piece
-        return self._file.read(PLAIN_PIECE_BYTES if self._packing == "" else PACKED_PIECE_BYTES)
+        return self._fetch(PLAIN_PIECE_BYTES if self._packing == "" else PACKED_PIECE_BYTES)
 
     def _unpack(self, piece: bytes) -> bytes:
         if self._frame is None:
@@ -112,24 +116,43 @@ class FileBytes:
         return unpacked
 
 
-class StdinBytes:
+class FileBytes(_Unpacking):
+    """A file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._file = path.open("rb", buffering=PLAIN_PIECE_BYTES)
+
+    def change(self) -> str:
+        opened = os.fstat(self._file.fileno())
+        if opened.st_size < self._file.tell():
+            return "truncated"
+        try:
+            present = self._path.stat()
+        except FileNotFoundError:
+            return ""
+        same = (present.st_ino, present.st_dev) == (opened.st_ino, opened.st_dev)
+        return "" if same else "replaced"
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _fetch(self, bytes_max: int) -> bytes:
+        return self._file.read(bytes_max)
+
+    def _may_come(self) -> bool:
+        return False
+
+
+class StdinBytes(_Unpacking):
     """Standard input, read without blocking where it is a pipe or a terminal."""
 
     def __init__(self, descriptor: int | None = None) -> None:
+        super().__init__()
         self._descriptor = sys.stdin.fileno() if descriptor is None else descriptor
         os.set_blocking(self._descriptor, False)
         self.closed = False
-
-    def read(self) -> bytes:
-        try:
-            piece = os.read(self._descriptor, PLAIN_PIECE_BYTES)
-        except BlockingIOError:
-            return b""
-        self.closed = self.closed or not piece
-        return piece
-
-    def cut_off(self) -> bool:
-        return False
 
     def change(self) -> str:
         return ""
@@ -137,12 +160,16 @@ class StdinBytes:
     def close(self) -> None:
         os.set_blocking(self._descriptor, True)
 
+    def _fetch(self, bytes_max: int) -> bytes:
+        try:
+            piece = os.read(self._descriptor, bytes_max)
+        except BlockingIOError:
+            return b""
+        self.closed = self.closed or not piece
+        return piece
 
-def _packing(first: bytes) -> str:
-    """Return how the file is packed; empty for not at all."""
-    if first.startswith(b"\x1f\x8b"):
-        return "gzip"
-    return "zstd" if first.startswith(b"\x28\xb5\x2f\xfd") else ""
+    def _may_come(self) -> bool:
+        return not self.closed
 
 
 def _fresh_frame(packing: str | None) -> _Frame:

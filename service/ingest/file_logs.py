@@ -247,6 +247,10 @@ class StdinLog:
             _append(chunk, self._reader.finish())
         return _batch(self.partition, self._base + self._reader.position, chunk)
 
+    def is_open(self) -> bool:
+        """Tell whether somebody may still write."""
+        return not self._stream.closed
+
     def close(self) -> None:
         self._stream.close()
 

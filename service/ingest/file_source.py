@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -63,7 +65,10 @@ class FileSource:
             self._clock.wait(min(left_s, LOOK_AGAIN_S))
 
     def ended(self, partition: TopicPartition) -> bool:
-        return partition in self._sought and self._logs[partition].ended
+        """Tell whether all was read; a pipe that is only slow has not ended, unless the source goes on anyway."""
+        log = self._logs[partition]
+        slow = isinstance(log, StdinLog) and log.is_open() and not self.live
+        return partition in self._sought and log.ended and not slow
 
     def behind(self, partition: TopicPartition) -> int | None:
         """Return 0 at the end; what lies before it was not counted."""
@@ -102,6 +107,23 @@ class FileSource:
                 self._logs[log.partition] = log
         except OSError as error:
             problems.append(ConfigProblem(place, f"{text} cannot be read: {error.strerror}"))
+
+
+def setting_problems(settings: FileSettings) -> list[ConfigProblem]:
+    """Return a problem for each path that cannot be read, without reading any."""
+    return [
+        ConfigProblem(f"source.file.paths[{i}]", f"{path} cannot be read: {why}")
+        for i, path in enumerate(settings.paths)
+        if path != STDIN and (why := _why_not_readable(path))
+    ]
+
+
+def _why_not_readable(path: str) -> str:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return str(error.strerror)
+    return "" if os.access(path, os.R_OK) else os.strerror(errno.EACCES)
 
 
 def _logs_at(text: str, follow: bool) -> Iterator[FileLog]:

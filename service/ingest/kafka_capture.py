@@ -149,8 +149,11 @@ def _b64(value: bytes | None) -> str | None:
 def _opened(path: Path) -> Any:
     if str(path) == "-":
         return nullcontext(sys.stdout.buffer)
-    if path.suffix == ".gz":
-        return gzip.open(path, "wb")
-    if path.suffix == ".zst":
-        return cast("Any", zstandard.open(path, "wb"))
-    return path.open("wb")
+    try:
+        if path.suffix == ".gz":
+            return gzip.open(path, "wb")
+        if path.suffix == ".zst":
+            return cast("Any", zstandard.open(path, "wb"))
+        return path.open("wb")
+    except OSError as error:
+        raise ConfigError([ConfigProblem("--out", f"{path} cannot be written: {error.strerror}")]) from error

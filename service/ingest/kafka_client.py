@@ -29,11 +29,7 @@ def client_arguments(settings: KafkaSettings, path: str = "source.kafka") -> dic
 
     Raises ConfigError with every problem found; `path` is where the settings stand in config.yaml.
     """
-    problems = [
-        *_address_problems(settings, path),
-        *_name_problems(settings, path),
-        *_security_problems(settings, path),
-    ]
+    problems = setting_problems(settings, path)
     arguments: dict[str, Any] = {
         "bootstrap_servers": list(settings.bootstrap_servers),
         "client_id": "skinflint",
@@ -49,6 +45,23 @@ def client_arguments(settings: KafkaSettings, path: str = "source.kafka") -> dic
     if problems:
         raise ConfigError(problems)
     return arguments
+
+
+def setting_problems(settings: KafkaSettings, path: str = "source.kafka") -> list[ConfigProblem]:
+    """Return what is wrong with the settings wherever they are used: reads no file and needs no secret."""
+    return [
+        *_address_problems(settings, path),
+        *_name_problems(settings, path),
+        *_security_problems(settings, path),
+        *_sasl_problems(settings, f"{path}.sasl"),
+    ]
+
+
+def name_problems(path: str, name: str) -> list[ConfigProblem]:
+    """Return a problem unless the broker would take `name` for a topic or a group instance."""
+    if NAME.fullmatch(name) and name not in {".", ".."}:
+        return []
+    return [ConfigProblem(path, f"{name!r}: expected 1 to 249 of the characters A-Z a-z 0-9 . _ -")]
 
 
 def built(construct: Callable[..., Client], arguments: dict[str, Any]) -> Client:
@@ -103,10 +116,10 @@ class Backoff:
 def _address_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]:
     problems = []
     far = []
-    for server in settings.bootstrap_servers:
+    for i, server in enumerate(settings.bootstrap_servers):
         host, colon, port = server.rpartition(":")
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65_536):
-            problems.append(ConfigProblem(f"{path}.bootstrap_servers", f"{server!r}: expected host:port"))
+            problems.append(ConfigProblem(f"{path}.bootstrap_servers[{i}]", f"{server!r}: expected host:port"))
         elif not is_loopback(host.strip("[]")):
             far.append(server)
     encrypted = settings.security.endswith("SSL")
@@ -122,14 +135,9 @@ def _address_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]
 
 
 def _name_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]:
-    names = [("topics", topic) for topic in settings.topics]
+    problems = [p for i, topic in enumerate(settings.topics) for p in name_problems(f"{path}.topics[{i}]", topic)]
     if settings.group_instance_id:
-        names.append(("group_instance_id", settings.group_instance_id))
-    problems = [
-        ConfigProblem(f"{path}.{key}", f"{name!r}: expected 1 to 249 of the characters A-Z a-z 0-9 . _ -")
-        for key, name in names
-        if not NAME.fullmatch(name) or name in (".", "..")
-    ]
+        problems += name_problems(f"{path}.group_instance_id", settings.group_instance_id)
     if not settings.group_id:
         problems.append(ConfigProblem(f"{path}.group_id", "is empty: expected the name of a group"))
     return problems
@@ -147,6 +155,20 @@ def _security_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem
                 f"is not used with {settings.security}: expected SASL_SSL or SASL_PLAINTEXT",
             )
         )
+    return problems
+
+
+def _sasl_problems(settings: KafkaSettings, path: str) -> list[ConfigProblem]:
+    sasl = settings.sasl
+    if not settings.security.startswith("SASL"):
+        return []
+    problems = []
+    if not sasl.mechanism:
+        problems.append(ConfigProblem(f"{path}.mechanism", "is empty: expected PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"))
+    if not sasl.username:
+        problems.append(ConfigProblem(f"{path}.username", "is empty: expected a user name"))
+    if sasl.password.get_secret_value() and sasl.password_file:
+        problems.append(ConfigProblem(f"{path}.password_file", "stands beside password: expected one of them"))
     return problems
 
 
@@ -179,12 +201,6 @@ def _ssl_context(tls: KafkaTls, path: str, problems: list[ConfigProblem]) -> ssl
 
 def _sasl_arguments(sasl: KafkaSasl, path: str, problems: list[ConfigProblem]) -> dict[str, Any]:
     password = sasl.password.get_secret_value()
-    if not sasl.mechanism:
-        problems.append(ConfigProblem(f"{path}.mechanism", "is empty: expected PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"))
-    if not sasl.username:
-        problems.append(ConfigProblem(f"{path}.username", "is empty: expected a user name"))
-    if password and sasl.password_file:
-        problems.append(ConfigProblem(f"{path}.password_file", "stands beside password: expected one of them"))
     if sasl.password_file:
         try:
             password = Path(sasl.password_file).read_text(encoding="utf-8").rstrip("\r\n")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -29,7 +30,7 @@ _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 
 
 class LoopTimings:
-    """How long the loop's steps take; the loop calls `observe` once per step."""
+    """What happens in the loop, told as it happens: how long its steps take, and what found no way out."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.tick = Histogram(
@@ -43,6 +44,12 @@ class LoopTimings:
             "skinflint_checkpoint_duration_seconds",
             "Time to make one checkpoint durable. Growing without more GPUs means a slow disk.",
             buckets=_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self.unrouted = Counter(
+            "skinflint_notifications_unrouted_total",
+            "Messages that went to nobody, since no route matches their kind and owner. Moving: the logs name both; "
+            "add a route under alerting.routes.",
             registry=registry,
         )
 
@@ -139,7 +146,7 @@ def register(
     clock: Clock,
     version: str,
 ) -> LoopTimings:
-    """Put every metric of this process on `registry` and return the timings for the loop to observe."""
+    """Put every metric of this process on `registry` and return those that the loop moves."""
     # _created series would double the counters, and Prometheus has no use for them.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry.register(FleetCollector(publisher, settings, clock, version))

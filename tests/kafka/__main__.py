@@ -37,10 +37,10 @@ def main() -> int:
 
 def _words(broker: Broker) -> str:
     return f"""Apache Kafka answers on {broker.address}; its log is {broker.log}, its data stays for the next time.
-Try, in another terminal:
+Try, in another terminal, with .venv/bin on PATH:
   python -m kafka.admin -b {broker.address} topics create -t gpu-telemetry --num-partitions 4
   SKINFLINT__SOURCE__KIND=kafka skinflint run
-  skinflint capture gpu-telemetry
+  skinflint capture gpu-telemetry --out gpu-telemetry.ndjson.gz
 Ctrl-C stops it."""
 
 

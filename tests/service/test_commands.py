@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from service.__main__ import cli, main
+from service.errors import ConfigError
+from service.reports import fleet_of, print_replay
+from service.settings import SimulateSettings
 
 
 def skinflint(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -101,3 +108,86 @@ def test_broken_telemetry_raises_no_idle_alert(tmp_path):
     arguments = ("evaluate", "--nodes", "12", "--hours", "4", "--seeds", "1,2", "--scenario", "broken_telemetry")
     for result in json.loads(skinflint(*arguments, "--format", "json", cwd=tmp_path).stdout).values():
         assert result["idle_alerts"] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ("simulate --out x --duration-s -5", "--duration-s"),
+        ("simulate --out x --duration-s 0", "--duration-s"),
+        ("simulate --out x --duration-s nan", "--duration-s"),
+        ("simulate --out x --nodes 0", "--nodes"),
+        ("simulate --out x --seed -4", "--seed"),
+        ("simulate --out x --wire nope", "--wire"),
+        ("simulate --out x --scenario nope", "--scenario"),
+        ("evaluate --seeds a", "--seeds"),
+        ("evaluate --seeds 1,,2", "--seeds"),
+        ("evaluate --hours -1", "--hours"),
+        ("evaluate --hours inf", "--hours"),
+        ("evaluate --nodes 0", "--nodes"),
+        ("evaluate --scenario nope", "--scenario"),
+        ("evaluate --settle-s -1", "--settle-s"),
+        ("capture topic --out x --from nope", "--from"),
+        ("capture topic --out x --max-records 0", "--max-records"),
+        ("version --format xml", "--format"),
+        ("check-config --format xml", "--format"),
+        ("replay x --out y --format xml", "--format"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_an_error_of_usage(arguments, said):
+    done = CliRunner().invoke(cli, arguments.split())
+    assert done.exit_code == 2
+    assert f"Invalid value for '{said}'" in done.output
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ("simulate --out /proc/x", "--out: /proc/x cannot be written: No such file or directory"),
+        ("simulate --out .", "--out: . cannot be written: Is a directory"),
+        ("simulate --out made --truth /proc/x", "--truth: /proc/x cannot be written: No such file or directory"),
+        ("simulate", "--out, --topic: expected one of the two"),
+        ("replay config.yaml --out /proc/x", "--out: /proc/x cannot be written: No such file or directory"),
+        ("replay config.yaml --out config.yaml", "--out: config.yaml cannot be written: Not a directory"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_made(tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("")
+    monkeypatch.setattr(sys, "argv", ["skinflint", *arguments.split()])
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", printed)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert said in printed.getvalue()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_word_that_is_no_format_does_not_turn_problems_into_json(tmp_path, monkeypatch, capsys):
+    (tmp_path / "json").write_text("nonsense: 1")
+    monkeypatch.setattr(sys, "argv", ["skinflint", "check-config", "--config", str(tmp_path / "json")])
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr()
+    assert (told.out, told.err.startswith("error: ")) == ("", True)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--format=json"])
+    with pytest.raises(SystemExit):
+        main()
+    assert json.loads(capsys.readouterr().out)["problems"][0]["path"] == "nonsense"
+
+
+def test_a_simulation_with_an_impossible_setting_names_the_option():
+    with pytest.raises(ConfigError, match="--nodes: "):
+        fleet_of(SimulateSettings(), {"nodes": 0})
+
+
+def test_tables_are_whole_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    summary = dict.fromkeys(("records", "rows", "entities", "ticks", "alerts", "waste_usd", "rows_per_s"), 1)
+    summary |= {"state_hash": "f" * 64, "rejects_by_reason": {"x" * 40: 1}, "hours_in_state": {}}
+    print_replay(summary, Path("a" * 70), "text")
+    table = capsys.readouterr().out
+    assert "f" * 64 in table
+    assert "a" * 70 in table
+    assert "rejected: " + "x" * 40 in table

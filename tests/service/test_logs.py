@@ -110,3 +110,16 @@ def test_auto_writes_json_where_there_is_no_terminal():
     stream = configured(format="auto")
     logs.get_logger("x").info("hello")
     assert lines(stream)[0]["event"] == "hello"
+
+
+def test_commands_do_not_tell_how_slow_the_client_finds_itself():
+    stream = configured("warning")
+    selector = logging.getLogger("kafka.net.selector")
+    level = selector.level
+    try:
+        logs.quieten_client()
+        selector.warning("Task ran for 0.1s")
+        logging.getLogger("kafka.client").warning("said")
+    finally:
+        selector.setLevel(level)
+    assert [line["event"] for line in lines(stream)] == ["said"]

@@ -23,12 +23,13 @@ from slack_sdk.models.blocks import (
 )
 
 from service.alerting.contract import Delivery, Notification, Outcome
-from service.alerting.guard import HttpParams, Refused
+from service.alerting.guard import HttpParams, check_url
+from service.alerting.preflight import preflight
 from service.alerting.render import Message, left_out, render
 from service.alerting.secret import Secret, one_of
 from service.alerting.transport import Posted, Poster
 from service.clock import Clock
-from service.errors import ConfigError, ConfigProblem, Unavailable
+from service.errors import Unavailable
 from service.settings import Section
 
 HEADER_CHARS_MAX = 150
@@ -78,13 +79,14 @@ class SlackNotifier:
     def from_params(cls, params: SlackParams, clock: Clock, page_url: str) -> Self:
         """Build it; ConfigError if the URL or ca_file cannot be read or could never be used."""
         url = Secret("url", params.url, params.url_file)
-        try:
-            poster = Poster(params, clock)
-            poster.check(url.read())
-        except (Refused, Unavailable, OSError) as error:
-            path = f"alerting.receivers.{params.name}"
-            raise ConfigError([ConfigProblem(path, str(error))]) from None
-        return cls(url, page_url, poster)
+        preflight(
+            params.name,
+            {
+                "ca_file": lambda: Poster(params, clock),
+                url.key: lambda: check_url(params, url.read()),
+            },
+        )
+        return cls(url, page_url, Poster(params, clock))
 
     def send(self, notification: Notification) -> Delivery:
         """Post once. Slack names its reasons in one word, which goes into the detail."""

@@ -12,13 +12,14 @@ from pydantic import Field, SecretStr, model_validator
 from standardwebhooks import Webhook
 
 from service.alerting.contract import Delivery, Notification, Outcome
-from service.alerting.guard import HttpParams, Refused
+from service.alerting.guard import HttpParams, check_url
 from service.alerting.payload import encode_payload
+from service.alerting.preflight import preflight
 from service.alerting.secret import Secret, one_of
 from service.alerting.transport import Poster
 from service.clock import Clock
-from service.errors import ConfigError, ConfigProblem, Unavailable
-from service.settings import Section
+from service.errors import Unavailable
+from service.settings import SEVERAL_LINES, Section
 
 SECRETS_MAX = 2
 # The standard's bounds of a secret.
@@ -38,7 +39,7 @@ class WebhookParams(HttpParams):
     """The URL, from the environment only, since URLs often hold a secret. In files use url_file."""
     secret_file: str = ""
     """File with the signing secret (whsec_…), or with two while they are rotated, one per line; both then sign."""
-    secret: SecretStr = SecretStr("")
+    secret: Annotated[SecretStr, SEVERAL_LINES] = SecretStr("")
     """The same from the environment only. In files use secret_file."""
 
     @model_validator(mode="after")
@@ -69,14 +70,15 @@ class WebhookNotifier:
         """Build it; ConfigError if URL, secret or ca_file cannot be read or could never be used."""
         url = Secret("url", params.url, params.url_file)
         secret = Secret("secret", params.secret, params.secret_file)
-        try:
-            poster = Poster(params, clock)
-            poster.check(url.read())
-            _signers(secret)
-        except (Refused, Unavailable, OSError) as error:
-            path = f"alerting.receivers.{params.name}"
-            raise ConfigError([ConfigProblem(path, str(error))]) from None
-        return cls(url, secret, page_url, poster, clock)
+        preflight(
+            params.name,
+            {
+                "ca_file": lambda: Poster(params, clock),
+                url.key: lambda: check_url(params, url.read()),
+                secret.key: lambda: _signers(secret),
+            },
+        )
+        return cls(url, secret, page_url, Poster(params, clock), clock)
 
     def send(self, notification: Notification) -> Delivery:
         """Sign with every active secret and post once."""

@@ -14,16 +14,30 @@ from typing import Final, NamedTuple, Protocol, Self
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from service.clock import Clock
 from service.errors import Unavailable
 from service.ingest.kafka_client import built, client_arguments
 from service.ingest.simulate.dcgm import Scrape
 from service.ingest.simulate.encode import ENCODERS, VARIANTS, Encoder, Message
+from service.ingest.simulate.plan import SECOND
 from service.ingest.simulate.shard import NodeRows, Shard, SimulatedRow
 from service.ingest.simulate.source import SimulateSource
-from service.settings import KafkaSettings
+from service.settings import KafkaSettings, SimulateSettings
 
 PRODUCE_FORMATS: Final = (*ENCODERS, *VARIANTS)
 MAX_BLOCK_MS: Final = 5_000  # a topic that does not exist, or brokers that take nothing, are told after so long
+
+
+def ending_now(settings: SimulateSettings, clock: Clock, scenario: str) -> SimulateSource:
+    """Return a simulation of `settings.duration_s` that ends now, at its beginning.
+
+    Written at once, one that began now would lie in the future, and brokers refuse records more than an hour ahead
+    of their own time (message.timestamp.after.max.ms).
+    """
+    source = SimulateSource(settings, clock, scenario, clock.now_ns() - round(settings.duration_s * SECOND))
+    for partition in source.assigned():
+        source.seek(partition, None)
+    return source
 
 
 class Emission(NamedTuple):

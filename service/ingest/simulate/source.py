@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal, get_args
 
 from service.clock import Clock
 from service.ingest.contract import Gap, Record, RecordBatch, TopicPartition
@@ -16,7 +16,8 @@ from service.ingest.simulate.truth import Truth, TruthFile
 from service.settings import SimulateSettings
 
 TOPIC: Final = "simulated"
-SCENARIOS: Final = ("fleet", "broken_telemetry", "clean")
+Scenario = Literal["fleet", "broken_telemetry", "clean"]
+SCENARIOS: Final = get_args(Scenario)
 WARM_UP_S: Final = 900
 BATCH_RECORDS: Final = 4096
 

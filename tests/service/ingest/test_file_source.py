@@ -572,6 +572,45 @@ def test_standard_input_is_read_as_it_comes_and_ends_with_its_writer(pipe):
     assert values(made) == [b"two", b"last"]
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_standard_input_is_unpacked_however_it_is_cut_into_pieces(pipe, pack):
+    made = started("-")
+    packed = pack(b"one\ntwo\n")
+    for cut in (1, 2, 3, 4, 5, len(packed)):
+        os.write(pipe, packed[cut - 1 : cut] if cut <= 5 else packed[5:])
+        if cut <= 5:
+            assert poll(made) == []
+    os.close(pipe)
+    assert values(made) == [b"one", b"two"]
+
+
+def test_standard_input_that_looks_packed_for_one_byte_only_is_plain(pipe):
+    made = started("-")
+    os.write(pipe, b"(")
+    assert poll(made) == []
+    os.close(pipe)
+    assert values(made) == [b"("]
+
+
+def test_packed_standard_input_that_breaks_off_says_so(pipe):
+    made = started("-")
+    os.write(pipe, gzip.compress(b"one\n" * 100)[:-9])
+    os.close(pipe)
+    (found,) = drain(made).values()
+    assert "ends in the middle of its compressed data" in str(found[-1])
+
+
+def test_a_writer_that_pauses_has_not_ended(pipe):
+    made = started("-")
+    (partition,) = made.assigned()
+    assert poll(made) == []
+    assert not made.ended(partition)
+    os.write(pipe, b"one\n")
+    os.close(pipe)
+    assert values(made) == [b"one"]
+    assert made.ended(partition)
+
+
 def test_standard_input_goes_on_under_further_offsets_after_a_restart(pipe):
     made = started("-", stdin=7)
     os.write(pipe, b"one\n")

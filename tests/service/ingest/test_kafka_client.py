@@ -61,8 +61,9 @@ def test_every_problem_is_reported_at_once_with_its_path(tmp_path: Path) -> None
         )
     )
     assert found.keys() == {
-        "source.kafka.bootstrap_servers",
-        "source.kafka.topics",
+        "source.kafka.bootstrap_servers[0]",
+        "source.kafka.bootstrap_servers[1]",
+        "source.kafka.topics[1]",
         "source.kafka.group_instance_id",
         "source.kafka.group_id",
         "source.kafka.tls.ca_file",

@@ -14,9 +14,9 @@ from service.clock import SystemClock
 from service.errors import Unavailable
 from service.ingest.contract import Record
 from service.ingest.kafka_source import KafkaSource
-from service.ingest.simulate.produce import FileSink, KafkaSink, emissions, produce
-from service.settings import KafkaSettings
-from tests.fakes.clock import NOON_NS
+from service.ingest.simulate.produce import FileSink, KafkaSink, emissions, ending_now, produce
+from service.settings import KafkaSettings, SimulateSettings
+from tests.fakes.clock import NOON_NS, ManualClock
 from tests.kafka.broker import Broker
 from tests.kafka.fixtures import SOCKETS_LEFT, collected  # noqa: F401
 from tests.kafka.topics import new_topic
@@ -80,6 +80,24 @@ def test_other_formats_are_duplicated_and_reordered_too_and_lose_nothing(wire: s
     assert instants - found == set()
 
 
+@pytest.mark.parametrize("wire", ["native", "otlp_proto"])
+def test_a_simulation_that_is_written_out_ends_now_and_lies_in_no_future(wire: str) -> None:
+    source = ending_now(SimulateSettings(nodes=2, duration_s=5400, speed=0), ManualClock(), "broken_telemetry")
+    times = [emission.message.timestamp_ms for batch in emissions(source, wire) for emission in batch]
+    assert NOON_NS // 10**6 - 15_000 <= max(times) <= NOON_NS // 10**6
+    assert min(times) < NOON_NS // 10**6 - 5_300_000
+
+
+def test_the_same_start_gives_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> None:
+    begin_ns = NOON_NS - 600 * 10**9
+    for name, made in {
+        "a": ending_now(SimulateSettings(nodes=3, duration_s=600, speed=0), ManualClock(), "fleet"),
+        "b": simulation(nodes=3, duration_s=600, start_ns=begin_ns),
+    }.items():
+        produce(made, "native", FileSink(tmp_path / name, capture=False), nothing)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_a_format_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one of native"):
         produce(simulation(), "carbon", FileSink(tmp_path / "out", capture=False), nothing)
@@ -106,6 +124,15 @@ def test_a_topic_holds_what_was_produced(broker: Broker) -> None:
     assert {record.value for record in stored} == {
         r.value for rs in read_all(simulation(nodes=2, duration_s=60)).values() for r in rs
     }
+
+
+@SOCKETS_LEFT
+@pytest.mark.kafka
+def test_a_topic_takes_a_simulation_of_more_than_an_hour(broker: Broker) -> None:
+    topic = new_topic(broker)
+    settings = KafkaSettings(bootstrap_servers=[broker.address])
+    source = ending_now(SimulateSettings(nodes=1, duration_s=5400, speed=0), SystemClock(), "clean")
+    assert produce(source, "native", KafkaSink(settings, topic), nothing) == 8 * 360
 
 
 @SOCKETS_LEFT
