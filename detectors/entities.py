@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.labels import LabelSet, LabelSets
-from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
+from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_array, texts_of, under
 from kernels.presence import holder_confirm, presence_add, presence_read
 
 PLACEMENT = tuple(LabelSet._fields.index(name) for name in (
@@ -77,8 +77,8 @@ class Entities:
         self._clusters = {"": 0}  # a number for each cluster, so that held() need not look at names
         self._places = StateArrays({"cluster": ArraySpec(np.int32, 0)}, None)
         if resume is not None:
-            self.labels = [LabelSet(*row) for row in resume["labels"].tolist()]
-            self.clusters_with_holders = set(resume["clusters_with_holders"].tolist())
+            self.labels = [LabelSet(*row) for row in texts_of(resume["labels"])]
+            self.clusters_with_holders = {name for (name,) in texts_of(resume["clusters_with_holders"])}
             self._ids = {labels.entity_key(): i for i, labels in enumerate(self.labels)}
             self._places.grow(len(self.labels))
             for entity in range(len(self.labels)):
@@ -194,8 +194,7 @@ class Entities:
         self._places.keep(entities)
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies: arrays, and labels as one text array [m, fields]."""
-        width = len(LabelSet._fields)
-        labels = np.array([list(labels) for labels in self.labels], np.str_).reshape(-1, width)
-        clusters = np.array(sorted(self.clusters_with_holders), np.str_)
+        """Return copies: arrays, and labels as `text_array` saves them."""
+        labels = text_array(self.labels)
+        clusters = text_array([[name] for name in sorted(self.clusters_with_holders)])
         return self.state.snapshot("state.") | {"labels": labels, "clusters_with_holders": clusters}

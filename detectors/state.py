@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,3 +78,14 @@ def under(prefix: str, snapshot: Snapshot | None) -> Snapshot | None:
     if snapshot is None:
         return None
     return {name[len(prefix) :]: array for name, array in snapshot.items() if name.startswith(prefix)}
+
+
+def text_array(rows: Sequence[Sequence[str]]) -> Array:
+    """Return texts as bytes, to be saved: a text array would give every cell the width of the longest."""
+    return np.frombuffer(json.dumps(rows, separators=(",", ":")).encode(), np.uint8)
+
+
+def texts_of(saved: Array) -> list[list[str]]:
+    """Return the texts that `text_array` saved."""
+    rows: list[list[str]] = json.loads(saved.tobytes())
+    return rows

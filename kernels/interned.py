@@ -42,6 +42,26 @@ def parts_hash(data, parts, count):
 
 
 @inline
+def bytes_equal(data, first, end, arena, at):
+    """Tell whether data[first:end] is what lies in the arena from word `at` on, four words at a time."""
+    while first + 32 <= end:
+        differ = arena[at] ^ word_at(data, first)
+        differ |= arena[at + 1] ^ word_at(data, first + 8)
+        differ |= arena[at + 2] ^ word_at(data, first + 16)
+        differ |= arena[at + 3] ^ word_at(data, first + 24)
+        if differ != np.uint64(0):
+            return False
+        first += 32
+        at += 4
+    while first + 8 <= end:
+        if arena[at] != word_at(data, first):
+            return False
+        first += 8
+        at += 1
+    return first >= end or arena[at] == head_of(word_at(data, first), end - first)
+
+
+@inline
 def parts_equal(data, parts, count, arena, at, words):
     """Tell whether the parts are what lies in arena[at : at + words]."""
     end_words = at + words
@@ -52,16 +72,9 @@ def parts_equal(data, parts, count, arena, at, words):
             return False
         if arena[at] != np.uint64(parts[k, 0]) << np.uint64(32) | np.uint64(size):
             return False
-        at += 1
-        while first + 8 <= end:
-            if arena[at] != word_at(data, first):
-                return False
-            first += 8
-            at += 1
-        if first < end:
-            if arena[at] != head_of(word_at(data, first), end - first):
-                return False
-            at += 1
+        if not bytes_equal(data, first, end, arena, at + 1):
+            return False
+        at += 1 + words_of(size)
     return at == end_words
 
 

@@ -168,6 +168,8 @@ class IngestSettings(Section):
     """A longer record is rejected."""
     record_samples_max: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
     """A record with more samples is rejected."""
+    label_chars_max: Annotated[int, Field(ge=64, le=4096)] = 512
+    """A sample with a longer name (GPU, node, pod and the like) is rejected."""
     future_max_s: Annotated[float, Field(ge=0)] = 300
     """A sample later than its record's own timestamp by more than this is rejected."""
     lateness_max_s: Annotated[float, Field(ge=0, le=86_400)] = 30

@@ -14,7 +14,7 @@ from detectors.labels import LabelSet, LabelSets
 from service.errors import PoisonRecord
 from service.ingest.contract import Corrupt, DeadLetter, Record, RecordBatch, Sample
 from service.ingest.fields import FieldTable, Lookup, Metric, choose
-from service.ingest.known_labels import NO_GPU, KnownLabels, Pairs
+from service.ingest.known_labels import NO_GPU, TOO_LONG, KnownLabels, Pairs
 from service.ingest.reading import NotANumber
 from service.ingest.records import Records
 from service.ingest.reference import Reference
@@ -90,7 +90,7 @@ class Decoder:
         self._reference = Reference(formats_by_topic, settings)
         self._settings = settings
         self._fields = fields
-        self._labels = KnownLabels(fields, label_sets)
+        self._labels = KnownLabels(fields, label_sets, settings.label_chars_max)
         self._defaults = tuple(sorted(settings.labels.items()))
         self._future_ns = round(settings.future_max_s * 1e9)
         bounds = Bounds(
@@ -155,6 +155,9 @@ class Decoder:
             self._sample_without_gpu(reading, sample, lookup)
             return
         reading.gpu_seen = True
+        if label_set == TOO_LONG:
+            reading.reject("too_large", f"a label of more than {self._settings.label_chars_max} characters")
+            return
         if not _EARLIEST_NS <= time_ns < reading.latest_ns:
             reading.reject(*_time_trouble(time_ns, reading))
             return

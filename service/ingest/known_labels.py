@@ -9,22 +9,25 @@ from service.ingest.fields import FieldTable, Lookup
 from service.ingest.reading import MEASUREMENT
 
 NO_GPU = -1  # in the place of a label set's id: these labels name no GPU
+TOO_LONG = -4  # one of these labels is longer than a name may be
 Pairs = tuple[tuple[str, str], ...]
 
 _CACHE_MAX = 1 << 17  # labels come from outside: the memory they take is bounded
+_CACHED_CHARS_MAX = 1 << 13  # of one set of raw labels
 
 
 class KnownLabels:
     """Raw labels seen before, with the id of the label set that they mean and the metric names of their measurement."""
 
-    def __init__(self, fields: FieldTable, label_sets: LabelSets) -> None:
+    def __init__(self, fields: FieldTable, label_sets: LabelSets, chars_max: int) -> None:
         self._fields = fields
+        self._chars_max = chars_max
         self._label_sets = label_sets
         self._known: dict[Pairs, dict[Pairs, tuple[int, Lookup]]] = {}
         self._size = 0
 
     def find(self, labels: Mapping[str, str], defaults: Pairs) -> tuple[int, Lookup]:
-        """Return the label set's id, or NO_GPU, and what metric names mean there."""
+        """Return the label set's id, NO_GPU or TOO_LONG, and what metric names mean there."""
         pairs = tuple(labels.items())
         of_defaults = self._known.get(defaults)
         found = of_defaults.get(pairs) if of_defaults is not None else None
@@ -35,8 +38,14 @@ class KnownLabels:
             self._known = {}
             self._size = 0
         meant = self._fields.label_set(labels, dict(defaults))
-        label_set = self._label_sets.intern(meant) if meant.is_gpu() else NO_GPU
+        label_set = NO_GPU
+        if max(map(len, meant)) > self._chars_max:
+            label_set = TOO_LONG
+        elif meant.is_gpu():
+            label_set = self._label_sets.intern(meant)
         found = label_set, self._fields.lookup(labels.get(MEASUREMENT, ""))
+        if sum(map(len, labels)) + sum(map(len, labels.values())) > _CACHED_CHARS_MAX:
+            return found
         self._known.setdefault(defaults, {})[pairs] = found
         self._size += 1
         return found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from detectors.batch import EventBatch
 from detectors.columns import COLUMNS
 from detectors.labels import LabelSet, LabelSets
-from detectors.state import Array, Snapshot
+from detectors.state import Array, Snapshot, text_array, texts_of
 from service.ingest.contract import TopicPartition
 
 
@@ -35,7 +35,7 @@ class Pending:
             self._resume(resume)
 
     def _resume(self, saved: Snapshot) -> None:
-        ids = [self._label_sets.intern(LabelSet(*row)) for row in saved["labels"].tolist()]
+        ids = [self._label_sets.intern(LabelSet(*row)) for row in texts_of(saved["labels"])]
         label_set = np.array(ids, np.int32)[saved["label_set"]]
         names = [column.name for column in COLUMNS if f"columns.{column.name}" in saved]
         for p, name in enumerate(zip(saved["topics"].tolist(), saved["partitions"].tolist(), strict=True)):
@@ -101,7 +101,7 @@ class Pending:
         saved: dict[str, Array] = {
             "topics": np.array([name.topic for name in partitions], np.str_),
             "partitions": np.array([name.partition for name in partitions], np.int64),
-            "labels": np.array([list(labels) for labels, _ in used], np.str_).reshape(-1, len(LabelSet._fields)),
+            "labels": text_array([labels for labels, _ in used]),
             "partition_index": np.concatenate([np.empty(0, np.int32), *owner]),
             "label_set": rank[label_set],
             "time_ns": np.concatenate([np.empty(0, np.int64), *(c.time_ns for c in chunks)]),

@@ -244,3 +244,16 @@ def test_a_bad_record_gets_its_reason_and_its_neighbours_survive(name: str, valu
 def test_the_corpus_and_the_tests_of_time_and_size_cover_every_reason_of_a_format() -> None:
     elsewhere = {"late", "future", "entities_max", "corrupt_batch"}
     assert {reason for _, _, reason in CORPUS} == set(REASONS) - elsewhere
+
+
+@pytest.mark.parametrize("size", [600, 1_000_000])
+def test_a_name_that_is_too_long_is_rejected_and_costs_no_memory(size):
+    bench = Bench()
+    name = b"g" * size
+    native = b'{"ts":1795550720,"uuid":"%s","util":5}' % name
+    adapter = ADAPTER.replace(b'"GPU-1"', b'"GPU-1","pod":"%s"' % name) % b'"5"'
+    for _ in range(2):
+        decoded = bench.decode(native, adapter, b'{"ts":1795550720,"uuid":"GPU-1","util":5}')
+        assert [letter.reason for letter in decoded.letters] == ["too_large", "too_large"]
+        assert len(decoded.batch) == 1
+    assert len(bench.label_sets) == 1
