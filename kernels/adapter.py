@@ -25,7 +25,7 @@ from kernels.text import (
     number_at,
     string_end,
 )
-from kernels.words import ONES, first_marked, inline, word_at, zero_bytes
+from kernels.words import ONES, first_marked, inline, routine, word_at, zero_bytes
 
 LABELS_KEY = np.uint64(int.from_bytes(b'"labels"', "little"))
 VALUE_KEY = np.uint64(int.from_bytes(b'"value":', "little"))
@@ -85,7 +85,7 @@ def _same_text(data, first, end, other, other_end):
     return True
 
 
-@inline
+@routine
 def _labels_at(data, at, end, hint, parts):
     """Note the labels, without `__name__`, in parts[0] and parts[1], and the text of `__name__` in parts[3]; return their end.
 
@@ -112,7 +112,7 @@ def _labels_at(data, at, end, hint, parts):
     return close
 
 
-@inline
+@routine
 def _value_at(data, at, end, out_value, out_kind, i):
     """Read the value, text or number, of record i; return its end, -1 if it is not plain."""
     if word_at(data, at) & FIVE_BYTES == NAN_TEXT:
@@ -129,7 +129,7 @@ def _value_at(data, at, end, out_value, out_kind, i):
     return at + 1 if quoted else at
 
 
-@inline
+@routine
 def _instant(data, at, end):
     """Return the instant, text or number, and its end; -1 in place of an instant that is not plain."""
     if data[at] == QUOTE:
@@ -237,10 +237,22 @@ def adapter_scan(
             continue
         first, close = parts[2, 1], parts[2, 2]
         parts[2, 0], parts[2, 1], parts[2, 2] = HEADERS_PART, span[i, HEADERS], span[i, HEADERS_END]
-        entry = parts_number(data, parts, 3, slot, entry_hash, entry_at, entry_words, entry_next, meaning, arena, used)
+        entry = parts_number(
+            data, parts, np.int64(3), slot, entry_hash, entry_at, entry_words, entry_next, meaning, arena, used
+        )
         parts[0, 0], parts[0, 1], parts[0, 2] = NAME_PART, first, close
         head = parts_number(
-            data, parts, 1, head_slot, head_hash, head_at, head_words, head_next, head_meaning, head_arena, head_used
+            data,
+            parts,
+            np.int64(1),
+            head_slot,
+            head_hash,
+            head_at,
+            head_words,
+            head_next,
+            head_meaning,
+            head_arena,
+            head_used,
         )
         if entry < 0 or head < 0:
             continue

@@ -27,7 +27,7 @@ from kernels.text import (
     number_at,
     string_end,
 )
-from kernels.words import inline, word_at
+from kernels.words import inline, routine, word_at
 
 KEYS_MAX = 64  # a record's keys are ticked off in one 64-bit number
 KEY_WORDS = 6
@@ -71,7 +71,7 @@ def _label_end(data, at, end):
     return at if at > first else np.int64(-1)
 
 
-@inline
+@routine
 def _time_at(data, at, end):
     """Return the instant at `at` in ns since 1970 (-1: not a plain one) and where it ends."""
     if data[at] == QUOTE:

@@ -187,7 +187,17 @@ def _metric_points(
     parts[0, 0], parts[0, 1], parts[0, 2] = scope * PARTS + METRIC_PART, at, data_at
     parts[1, 0], parts[1, 1], parts[1, 2] = METRIC_PART, data_end, end
     head = parts_number(
-        data, parts, 2, head_slot, head_hash, head_at, head_words, head_next, head_meaning, head_arena, head_used
+        data,
+        parts,
+        np.int64(2),
+        head_slot,
+        head_hash,
+        head_at,
+        head_words,
+        head_next,
+        head_meaning,
+        head_arena,
+        head_used,
     )
     is_sum = data[data_at] == SUM
     before = points
@@ -207,7 +217,7 @@ def _metric_points(
             if not _point_at(data, first, close, resource, parts):
                 return np.int64(-1)
             entry = parts_number(
-                data, parts, 1, slot, entry_hash, entry_at, entry_words, entry_next, meaning, arena, used
+                data, parts, np.int64(1), slot, entry_hash, entry_at, entry_words, entry_next, meaning, arena, used
             )
             if entry < 0:
                 return np.int64(-1)
@@ -285,7 +295,7 @@ def otlp_scan(
             resource = parts_number(
                 data,
                 parts,
-                2,
+                np.int64(2),
                 head_slot,
                 head_hash,
                 head_at,
@@ -306,7 +316,7 @@ def otlp_scan(
                     break
                 parts[0, 0] = SCOPE_PART
                 scope = parts_number(
-                    data, parts, 1, head_slot, head_hash, head_at, head_words, head_next, head_meaning, head_arena,
+                    data, parts, np.int64(1), head_slot, head_hash, head_at, head_words, head_next, head_meaning, head_arena,
                     head_used,
                 )  # fmt: skip
                 of_scope = points

@@ -130,7 +130,8 @@ def _block(records: Sequence[Record]) -> RecordBlock:
     span = np.stack([ends - sizes, ends], axis=1).astype(np.int32)
     missing = np.fromiter((part is None for part in parts), np.bool_, len(parts))
     span[missing, 0] = -1
-    text = b"".join([*(part or b"" for part in parts), bytes(PADDING)])
+    # Writable, as the buffers of the Kafka source are: kernels are compiled anew for arrays that are not.
+    text = bytearray().join([*(part or b"" for part in parts), bytes(PADDING)])
     return RecordBlock(
         np.frombuffer(text, np.uint8),
         0,

@@ -14,6 +14,7 @@ from service.ingest.records import Records
 from service.ingest.reference import Reference
 from service.ingest.scanners import SCANNERS
 from service.ingest.scanners.contract import Ask, Bounds, Scanned, Scanner
+from service.settings import IngestSettings
 
 LESSONS_MAX = 8  # records of a batch from which a scanner may learn
 
@@ -70,6 +71,14 @@ class Scanning:
                 if self._reference.clean_samples(topic, records[i], format):
                     known.learn(records[i])
         return known
+
+
+def warm_up_scanners(fields: FieldTable, bounds: Bounds) -> None:
+    """Compile what the scanners call, or read it from the cache: a scan of nothing goes through all of it."""
+    nothing = Records.of([])
+    for build in SCANNERS.values():
+        scanner = build(fields, bounds)
+        scanner.scan(nothing, _Asking(Reference({}, IngestSettings()), "", scanner.format, lambda _record, _sample: -1))
 
 
 class _Asking:

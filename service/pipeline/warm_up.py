@@ -11,6 +11,9 @@ from detectors.columns import COLUMNS
 from detectors.contract import Detector
 from detectors.labels import LabelSet, LabelSets
 from detectors.params import Params
+from service.ingest.fields import FieldTable
+from service.ingest.scanners.contract import Bounds
+from service.ingest.scanning import warm_up_scanners
 from service.pipeline.directory import Directory
 from service.pipeline.worker import Worker
 from service.settings import Settings
@@ -24,6 +27,7 @@ def warm_up(settings: Settings, detectors: Mapping[str, tuple[type[Detector], Pa
     Compiling holds the interpreter lock for seconds; within a consumer group that would cost heartbeats, so this comes
     before the source is opened.
     """
+    warm_up_scanners(FieldTable.load(), Bounds(0, 1 << 62, 0, 1 << 20, 1 << 20))
     label_sets = LabelSets()
     worker = Worker(settings, detectors, directory, label_sets, None)
     label_set = label_sets.intern(LabelSet(uuid="GPU-warm-up", pod="warm-up"))

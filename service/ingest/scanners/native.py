@@ -78,7 +78,7 @@ class NativeScanner:
         record, time_ns = record[:rows], time_ns[:rows]
         label_set = resolve(self._labels, records, record, entry[:rows], ask)
         unusable = label_set < 0
-        if rows > np.count_nonzero(plain):
+        if rows > np.count_nonzero(plain) or n == 0:  # of nothing too: a warm-up compiles what arrays will need
             rows_repeated(record, label_set, time_ns, np.full(label_set.max(initial=0) + 1, -1), unusable)
         kept: slice | NDArray[np.int64] = slice(0, rows)
         if unusable.any():

@@ -45,6 +45,7 @@ class RawLabels:
         self.meaning = np.full(capacity, NEVER_SEEN, np.int32)
         self._arena = np.zeros(capacity * WORDS_PER_ENTRY, np.uint64)
         self._used = np.zeros(3, np.int64)
+        slots_fill(self._hash, 0, self._slot)  # of nothing: compiled before the first record comes
 
     def __len__(self) -> int:
         return int(self._used[0])
