@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.ewma import ewma_add
-from kernels.window import window_add, window_read
+from kernels.window import window_add, window_range, window_read
 
 START_NS = 1_790_000_000 * 10**9
 PANES, PANE_NS = 5, 60 * 10**9
@@ -55,7 +55,9 @@ def window(time_ns, value):
     )
     window_add(np.zeros(len(value), np.int32), time_ns, value, PANE_NS, 0.5, *state)
     out = [np.empty(1, np.int64), *(np.empty(1) for _ in range(5))]
-    window_read(START_NS - START_NS % PANE_NS + PANES * PANE_NS, PANE_NS, *state, *out)
+    now_ns = START_NS - START_NS % PANE_NS + PANES * PANE_NS
+    window_read(now_ns, PANE_NS, *state[:5], *out[:4])
+    window_range(now_ns, PANE_NS, state[0], *state[5:], *out[4:])
     return [figure[0] for figure in out]
 
 

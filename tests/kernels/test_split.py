@@ -70,10 +70,10 @@ def activity(e, t, v, pieces):
 
 
 def merge(e, t, v, pieces):
-    out = np.full((ENTITIES, COLUMNS), np.nan)
+    out = np.full((COLUMNS, ENTITIES), np.nan)
     for piece in pieces:
         for c in range(COLUMNS):
-            rows_merge(e[piece].astype(np.int64), v[piece, c].copy(), c, out)
+            rows_merge(e[piece].astype(np.int64), v[piece, c].copy(), out[c])
     return (out,)
 
 

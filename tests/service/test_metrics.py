@@ -80,6 +80,7 @@ def test_nothing_is_counted_before_the_saved_state_is_known():
     assert {name for name in names if name.startswith("skinflint_")} == {
         "skinflint_build_info",
         "skinflint_ready",
+        "skinflint_notifications_unrouted",
         "skinflint_checkpoints",
         "skinflint_tick_duration_seconds",
         "skinflint_checkpoint_duration_seconds",
