@@ -242,18 +242,9 @@ def adapter_scan(
         )
         parts[0, 0], parts[0, 1], parts[0, 2] = NAME_PART, first, close
         head = parts_number(
-            data,
-            parts,
-            np.int64(1),
-            head_slot,
-            head_hash,
-            head_at,
-            head_words,
-            head_next,
-            head_meaning,
-            head_arena,
+            data, parts, np.int64(1), head_slot, head_hash, head_at, head_words, head_next, head_meaning, head_arena,
             head_used,
-        )
+        )  # fmt: skip
         if entry < 0 or head < 0:
             continue
         out_entry[i], out_head[i] = entry, head

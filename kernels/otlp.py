@@ -187,18 +187,9 @@ def _metric_points(
     parts[0, 0], parts[0, 1], parts[0, 2] = scope * PARTS + METRIC_PART, at, data_at
     parts[1, 0], parts[1, 1], parts[1, 2] = METRIC_PART, data_end, end
     head = parts_number(
-        data,
-        parts,
-        np.int64(2),
-        head_slot,
-        head_hash,
-        head_at,
-        head_words,
-        head_next,
-        head_meaning,
-        head_arena,
+        data, parts, np.int64(2), head_slot, head_hash, head_at, head_words, head_next, head_meaning, head_arena,
         head_used,
-    )
+    )  # fmt: skip
     is_sum = data[data_at] == SUM
     before = points
     at, _ = _field_end(data, data_at, data_end)
@@ -293,18 +284,9 @@ def otlp_scan(
             parts[0, 0], parts[0, 1], parts[0, 2] = HEADERS_PART, span[i, HEADERS], span[i, HEADERS_END]
             parts[1, 0] = RESOURCE_PART
             resource = parts_number(
-                data,
-                parts,
-                np.int64(2),
-                head_slot,
-                head_hash,
-                head_at,
-                head_words,
-                head_next,
-                head_meaning,
-                head_arena,
+                data, parts, np.int64(2), head_slot, head_hash, head_at, head_words, head_next, head_meaning, head_arena,
                 head_used,
-            )
+            )  # fmt: skip
             of_resource = points
             while points >= 0 and group < at:
                 tag = data[group]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ from service.ingest.kafka_source import KafkaSource
 from service.ingest.simulate.source import SimulateSource
 from service.logs import get_logger
 from service.metrics import register
+from service.pipeline.ahead import DecodingAhead
 from service.pipeline.checkpoint import Checkpoint, FileCheckpointStore, StateDirectory
 from service.pipeline.directory import Directory
 from service.pipeline.intake import Intake
@@ -152,6 +154,7 @@ class Pipeline:
             worker=self.worker,
             dead_letters=dead_letters,
             breaker=self.breaker,
+            ahead=DecodingAhead(threaded=len(os.sched_getaffinity(0)) > 1),
             outlet=outlet,
             rebuild=self.rebuild,
             store=store,

@@ -35,6 +35,7 @@ LONG_FILES = {
     "service/settings.py": "every key with its meaning, and nothing else",
     "service/pipeline/worker.py": "one owner of one state",
     "detectors/idle_waste.py": "six states that exclude each other",
+    "kernels/otlp.py": "one wire format, level by level",
 }
 LONG_FUNCTIONS = {
     "kernels/waste.py:waste_classify": "a decision in one piece, told in its order",
@@ -42,6 +43,7 @@ LONG_FUNCTIONS = {
     "service/pipeline/present.py:view": "fills one record of many fields",
     "kernels/log.py:records_walk": "the fields of a record, one after the other",
     "kernels/native.py:_object_at": "the members of an object, one kind after the other",
+    "kernels/adapter.py:adapter_scan": "hands thirty arrays on",
     "kernels/native.py:native_scan": "hands thirty arrays on",
     "kernels/otlp.py:otlp_scan": "three levels of messages inside each other",
     "kernels/points.py:points_judge": "a decision in one piece, told in its order",

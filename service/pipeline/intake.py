@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from service.ingest.contract import DeadLetter, Gap, Record, RecordBatch, Unplaced
-from service.ingest.decode import Decoder, make_letter
+from service.ingest.decode import Decoded, Decoder, make_letter
 from service.pipeline.worker import Refusal, Worker
 
 
@@ -30,9 +30,12 @@ class Intake:
         self.outcomes["data_gaps"] += 1
         self.outcomes["data_gap_records"] += gap.next_offset - gap.first_offset
 
-    def take(self, batch: RecordBatch) -> list[DeadLetter]:
+    def decode(self, batch: RecordBatch) -> Decoded:
+        """Decode a batch: the one thing here that may happen on another thread, ahead of `take`."""
+        return self._decoder.decode(batch)
+
+    def take(self, batch: RecordBatch, decoded: Decoded) -> list[DeadLetter]:
         """Take in a batch; return a letter for all that had to be left out, by offset, the unreadable before a record."""
-        decoded = self._decoder.decode(batch)
         refusals = self._worker.ingest(decoded.batch)
         lost = [letter for letter in decoded.letters if letter.reason == "corrupt_batch"]
         lost += [self._letter_of_unplaced(batch, unplaced) for unplaced in batch.unplaced]

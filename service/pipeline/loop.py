@@ -11,9 +11,10 @@ from typing import Any, Protocol, TypeVar
 from service.alerting.contract import Notification
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem, Unavailable
-from service.ingest.contract import DeadLetters, RecordBatch, Source, TopicPartition
+from service.ingest.contract import DeadLetter, DeadLetters, Source, TopicPartition
 from service.ingest.dead_letter import Breaker, places
 from service.logs import get_logger
+from service.pipeline.ahead import DecodingAhead
 from service.pipeline.checkpoint import Checkpoint, CheckpointStore
 from service.pipeline.intake import Intake
 from service.pipeline.worker import TickOutcome, Worker
@@ -101,6 +102,7 @@ class Loop:
         worker: Worker,
         dead_letters: DeadLetters,
         breaker: Breaker,
+        ahead: DecodingAhead,
         outlet: Outlet,
         rebuild: Callable[[Checkpoint], tuple[Intake, Worker]],
         store: CheckpointStore | None,
@@ -114,6 +116,7 @@ class Loop:
         self.worker = worker
         self._dead_letters = dead_letters
         self._breaker = breaker
+        self._ahead = ahead
         self._outlet = outlet
         self._rebuild = rebuild
         self._store = store
@@ -138,16 +141,22 @@ class Loop:
                 self._checkpoint()
         except _Abandoned:
             log.warning("stopped without a last checkpoint; the rows since the one before are read again")
+        finally:
+            self._ahead.close()
 
     def _round(self) -> None:
         self._assign()
-        batches = self._insist("source", lambda: self.source.poll(POLL_S, self.paused()))
+        # With something underway there is work to do: a poll that waits would only delay it.
+        wait_s = 0.0 if self._ahead.partitions() else POLL_S
+        batches = self._insist("source", lambda: self.source.poll(wait_s, self.paused()))
         for gap in self.source.gaps():
             self.intake.note_gap(gap)
-        busy = {TopicPartition(batch.topic, batch.partition) for batch in batches if self._take(batch)}
-        self._idle = self._idleness.update(self.source, busy, self._clock.monotonic_s())
+        self._ahead.put(batches, self.intake.decode)
+        busy = self._take(everything=not batches)
+        idle = self._idleness.update(self.source, busy, self._clock.monotonic_s())
+        self._idle = idle - self._ahead.partitions()
         closed = self.worker.advance(self._idle, self._on_tick, TICKS_PER_ROUND_MAX)
-        self._changed |= bool(batches) or closed > 0
+        self._changed |= bool(batches) or bool(busy) or closed > 0
         if not batches and closed < TICKS_PER_ROUND_MAX:
             self._finish_if_ended()
         elapsed_s = self._clock.monotonic_s() - self._checkpointed_s
@@ -159,6 +168,8 @@ class Loop:
     def _assign(self) -> None:
         assigned = self.source.assigned()
         taken = self._sought - assigned
+        if assigned != self._sought:
+            self._take(everything=True)  # where a partition goes on is known once all of it was taken in
         # All gone at once is a lost connection: they come back. Some gone means that somebody else has them.
         if taken and assigned:
             names = ", ".join(f"{topic}-{partition}" for topic, partition in sorted(taken))
@@ -181,14 +192,22 @@ class Loop:
             return watermarks.all_but_slowest(self._idle)
         return watermarks.ahead(self._idle)
 
-    def _take(self, batch: RecordBatch) -> bool:
-        """Take in a batch; return whether it had rows."""
-        rows = self.intake.outcomes["rows"]
-        letters = self.intake.take(batch)
-        if letters:
-            self._insist("dead letters", lambda: self._dead_letters.write(letters))
-        self._breaker.observe(TopicPartition(batch.topic, batch.partition), *places(batch, letters))
-        return self.intake.outcomes["rows"] > rows
+    def _take(self, everything: bool) -> set[TopicPartition]:
+        """Take in what is decoded, or wait for everything to be; return the partitions that had rows."""
+        busy = set()
+        for batch, decoded in self._ahead.take(everything):
+            rows = self.intake.outcomes["rows"]
+            letters = self.intake.take(batch, decoded)
+            if letters:
+                self._keep(letters)
+            partition = TopicPartition(batch.topic, batch.partition)
+            self._breaker.observe(partition, *places(batch, letters))
+            if self.intake.outcomes["rows"] > rows:
+                busy.add(partition)
+        return busy
+
+    def _keep(self, letters: Sequence[DeadLetter]) -> None:
+        self._insist("dead letters", lambda: self._dead_letters.write(letters))
 
     def _on_tick(self, outcome: TickOutcome) -> None:
         if outcome.fired or outcome.resolved:
@@ -234,6 +253,7 @@ class Loop:
         if self.worker.label_set_count() > self._settings.ingest.label_sets_max:
             # A worker that resumes knows only the label sets that rows still wait under: the way to forget the others.
             self.intake, self.worker = self._rebuild(checkpoint)
+            self._ahead.again(self.intake.decode)
         log.debug("checkpoint", rows=self.intake.outcomes["rows"], entities=len(self.worker.entities))
 
     def _insist(self, what: str, attempt: Callable[[], T]) -> T:

@@ -185,7 +185,12 @@ def test_a_simulation_with_an_impossible_setting_names_the_option():
 def test_tables_are_whole_where_there_is_no_terminal(monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS", raising=False)
     summary = dict.fromkeys(("records", "rows", "entities", "ticks", "alerts", "waste_usd", "rows_per_s"), 1)
-    summary |= {"state_hash": "f" * 64, "rejects_by_reason": {"x" * 40: 1}, "hours_in_state": {}, "entities_without_price": 0}
+    summary |= {
+        "state_hash": "f" * 64,
+        "rejects_by_reason": {"x" * 40: 1},
+        "hours_in_state": {},
+        "entities_without_price": 0,
+    }
     print_replay(summary, Path("a" * 70), "text")
     table = capsys.readouterr().out
     assert "f" * 64 in table
