@@ -156,7 +156,7 @@ def run(bootstrap: str, load: Load, folder: Path, cleanup: ExitStack) -> dict[st
         stopwatch.wrap(owner, method, stage)
     finish = Finish(pipeline.intake, stopwatch, stop, load.messages)
     pipeline.intake.take = finish.take  # type: ignore[method-assign]
-    loop = pipeline.loop(letters, app.Mailbox(outbox, settings.alerting), store, [finish], stop)
+    loop = pipeline.loop(letters, app.Mailbox(outbox, settings.alerting, lambda: None), store, [finish], stop)
     loop.run()
     seconds = time.perf_counter() - finish.began_s
     return _said(load, loop, finish, stopwatch, seconds)
