@@ -19,6 +19,7 @@ from kernels.text import (
     OPEN_BRACKET,
     POWERS,
     QUOTE,
+    SPACE,
     after_spaces,
     instant_at,
     instant_of_number,
@@ -27,12 +28,14 @@ from kernels.text import (
     number_at,
     string_end,
 )
-from kernels.words import inline, routine, word_at
+from kernels.words import head_of, inline, routine, word_at
 
 KEYS_MAX = 64  # a record's keys are ticked off in one 64-bit number
 KEY_WORDS = 6
 TIME, LABEL, MEASUREMENT, UNKNOWN_NAME, IGNORED_NAME = 0, 1, 2, 3, 4  # what a key is
 HEADERS_PART = 1 << 20  # the key of the part that holds a record's headers
+TIME_SIZE, TIME_VALUE, TIME_TEXT, TIME_WORDS = 4, 5, 6, 3
+OUT = TIME_TEXT + TIME_WORDS
 FIRST_OBJECT_BYTES_MAX = 4096  # beyond, the reference does not look for the keys by which it recognises the format
 WHOLE_MAX = 10**DIGITS_EXACT_MAX
 
@@ -82,6 +85,34 @@ def _time_at(data, at, end):
 
 
 @inline
+def _same_time_at(data, at, out):
+    """Tell whether the text of the last instant stands at `at` again: agents report many GPUs at one instant."""
+    size = out[TIME_SIZE]
+    if size == 0:
+        return False
+    for w in range(TIME_WORDS):
+        left = size - 8 * w
+        if left > 0 and head_of(word_at(data, at + 8 * w), min(left, 8)) != np.uint64(out[TIME_TEXT + w]):
+            return False
+    following = data[at + size]
+    return following == COMMA or following == CLOSE_BRACE or following == SPACE
+
+
+@inline
+def _remember_time(data, at, end, out):
+    """Keep the text of an instant, unless it is too long."""
+    size = end - at
+    if size > 8 * TIME_WORDS:
+        return
+    out[TIME_VALUE] = out[0]
+    out[TIME_SIZE] = size
+    for w in range(TIME_WORDS):
+        left = size - 8 * w
+        if left > 0:
+            out[TIME_TEXT + w] = np.int64(head_of(word_at(data, at + 8 * w), min(left, 8)))
+
+
+@inline
 def _object_at(
     data,
     at,
@@ -101,7 +132,7 @@ def _object_at(
 ):
     """Read one object from behind its brace; return where it ends (-1: not plain). Labels go to `parts`, numbers to out_values.
 
-    out int64[4]: instant, parts, values put, unknown names.
+    out int64[OUT]: instant, parts, values put, unknown names; then size, meaning and text of the last instant.
     """
     out[0] = 0
     out[2] = 0
@@ -129,9 +160,15 @@ def _object_at(
             labels += 1
             at = close
         elif kind == TIME:
-            out[0], at = _time_at(data, at, end)
-            if out[0] < 0:
-                return np.int64(-1)
+            if _same_time_at(data, at, out):
+                out[0] = out[TIME_VALUE]
+                at += out[TIME_SIZE]
+            else:
+                first = at
+                out[0], at = _time_at(data, at, end)
+                if out[0] < 0:
+                    return np.int64(-1)
+                _remember_time(data, first, at, out)
         elif is_null(data, at):
             at += 4
         else:
@@ -142,7 +179,10 @@ def _object_at(
                 raw = np.float64(digits)
                 if kind_of_number == FRACTION:
                     raw /= POWERS[scale]
-                value = raw * key_factor[key, 0] / key_factor[key, 1] + 0.0
+                value = raw * key_factor[key, 0]
+                if key_factor[key, 1] != 1.0:
+                    value /= key_factor[key, 1]
+                value += 0.0
                 if not key_factor[key, 2] <= value <= key_factor[key, 3]:
                     return np.int64(-1)
                 out_values[key_row[key], row] = value
@@ -206,7 +246,7 @@ def native_scan(
                 key_row, the row of out_values; key_factor float64[k, 4]: multiply, divide, lowest, highest; earliest_ns, latest_ns, and future_ns beyond the record's own timestamp bound the time; bytes_max,
                 samples_max of one record
     State       key_next int64[k + 1], the key that followed each one last time, at k the first; the table of
-                kernels.interned; parts int64[PARTS_MAX, 3] and found int64[4], scratch
+                kernels.interned; parts int64[PARTS_MAX, 3] and found int64[OUT], scratch
     Output      out_plain bool[n]; out_record (index of the record), out_entry int32[rows], out_time_ns int64[rows],
                 out_values float64[c, rows], NaN = missing; out_unknown int32[rows], values under unknown names;
                 out_rows int64[1], how many rows there are

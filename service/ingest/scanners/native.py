@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.columns import COLUMNS
-from kernels.native import IGNORED_NAME, KEY_WORDS, KEYS_MAX, LABEL, MEASUREMENT, TIME, UNKNOWN_NAME, native_scan
+from kernels.native import IGNORED_NAME, KEY_WORDS, KEYS_MAX, LABEL, MEASUREMENT, OUT, TIME, UNKNOWN_NAME, native_scan
 from kernels.points import rows_repeated
 from service.ingest.contract import Record
 from service.ingest.fields import FieldTable
@@ -55,7 +55,7 @@ class NativeScanner:
         self._row = np.zeros(KEYS_MAX, np.int64)
         self._factor = np.zeros((KEYS_MAX, 4))
         self._next = np.full(KEYS_MAX + 1, -1, np.int64)
-        self._found = np.zeros(4, np.int64)
+        self._found = np.zeros(OUT, np.int64)
         self._scratch = np.empty((0, 0))
 
     def scan(self, records: Records, ask: Ask) -> Scanned:
