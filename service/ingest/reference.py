@@ -31,19 +31,25 @@ class Reference:
         """Return what the record holds, or raise PoisonRecord.
 
         Several formats may claim a record, by a word that is another's key and this one's value: the first that reads
-        it has it, and if none does, the trouble is the first claimant's.
+        it has it, and if none reads anything of it, the trouble is the first claimant's.
         """
         size = len(record.value or b"")
         if size > self._bytes_max:
             raise PoisonRecord("too_large", f"{size} bytes, at most {self._bytes_max} are read")
-        trouble: PoisonRecord | None = None
+        first: Read | PoisonRecord | None = None
         for known in self._claimants(topic, record):
             try:
-                return Read(known, self._within_limits(known.parse(record)))
+                read = Read(known, self._within_limits(known.parse(record)))
             except PoisonRecord as poison:
-                trouble = trouble or poison
+                first = first or poison
+                continue
+            if read.parsed.samples or read.parsed.ended or not read.parsed.rejects:
+                return read
+            first = first or read
+        if isinstance(first, Read):
+            return first
         opening = (record.value or b"")[:24]
-        raise trouble or PoisonRecord("not_recognised", f"no format claims bytes that begin with {opening!r}")
+        raise first or PoisonRecord("not_recognised", f"no format claims bytes that begin with {opening!r}")
 
     def clean_samples(self, topic: str, record: Record, format: str) -> list[Sample] | None:
         """Return the samples of a record that is of this format and has nothing to reject, else None."""

@@ -257,3 +257,20 @@ def test_a_name_that_is_too_long_is_rejected_and_costs_no_memory(size):
         assert [letter.reason for letter in decoded.letters] == ["too_large", "too_large"]
         assert len(decoded.batch) == 1
     assert len(bench.label_sets) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ADAPTER.replace(b'"UUID":"GPU-1"', b'"UUID":"GPU-1","fields":"x"') % b'"5"',
+        VECTOR.replace(b'"UUID":"GPU-1"', b'"UUID":"GPU-1","fields":"x","timestamp":"y"')
+        % b'"timestamp":"2026-11-24T20:05:20Z","gauge":{"value":5}',
+        VECTOR.replace(b'"UUID":"GPU-1"', b'"UUID":"GPU-1","labels":"x","value":"y"')
+        % b'"timestamp":"2026-11-24T20:05:20Z","gauge":{"value":5}',
+    ],
+)
+def test_a_record_that_several_formats_claim_goes_to_the_one_that_reads_it(value):
+    bench = Bench()
+    decoded = bench.decode(value)
+    assert decoded.letters == []
+    assert [cells for _, _, cells in bench.rows(decoded)] == [{"util_ratio": 0.05}]
