@@ -25,7 +25,6 @@ from typing import Any
 import yaml
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
-from rich.console import Console
 from rich.table import Table
 
 from tests.kafka.broker import Broker
@@ -117,7 +116,7 @@ def wait_until_read(address: str, records: int) -> None:
 
 def report(rows: list[dict[str, Any]], address: str, folder: Path, price: float) -> None:
     """Print what came out beside what went in."""
-    console = Console()
+    console = reports.console()
     duty = [row["util"] for row in rows if "util" in row]
     idle_bytes = [row["fb_used_bytes"] for row in rows if row.get("util") == 0 and "fb_used_bytes" in row]
     by_pod = defaultdict(list)
