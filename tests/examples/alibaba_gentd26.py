@@ -27,6 +27,7 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from rich.table import Table
 
+from service import reports
 from tests.kafka.broker import Broker
 
 TOPIC, PARTITIONS = "gentd26", 4
