@@ -33,9 +33,9 @@ def part_hash(data, hash_, key, first, end):
 
 
 @inline
-def parts_hash(data, parts, count):
+def parts_hash(data, parts, count, seed):
     """Return the hash of `count` parts; parts int64[PARTS_MAX, 3]: key, first byte, end."""
-    hash_ = MIX
+    hash_ = MIX ^ np.uint64(seed)
     for k in range(count):
         hash_ = part_hash(data, hash_, parts[k, 0], parts[k, 1], parts[k, 2])
     return hash_
@@ -85,8 +85,8 @@ def parts_number(data, parts, count, slot, entry_hash, entry_at, entry_words, en
     Agents report in the same order every time, so the entry that followed the last one before is tried first.
 
     State: slot int32[power of two], -1 empty, at most half of it taken; entry_hash uint64[e], entry_at, entry_words,
-    entry_next int32[e], meaning int32[e] (NEVER_SEEN for a new entry); arena uint64[a]; used int64[3]: entries, words of
-    the arena, the last entry.
+    entry_next int32[e], meaning int32[e] (NEVER_SEEN for a new entry); arena uint64[a]; used int64[4]: entries, words of
+    the arena, the last entry, and a seed that nobody outside knows: names that all fall into one slot can't be made up.
     """
     last = used[2]
     guess = np.int64(entry_next[last])
@@ -95,7 +95,7 @@ def parts_number(data, parts, count, slot, entry_hash, entry_at, entry_words, en
     ):
         used[2] = guess
         return guess
-    hash_ = parts_hash(data, parts, count)
+    hash_ = parts_hash(data, parts, count, used[3])
     mask = np.uint64(slot.size - 1)
     place = hash_ & mask
     while True:

@@ -72,7 +72,8 @@ class Records(Sequence[Record]):
 
     def value_bytes(self) -> int:
         """Return how many bytes the values have in all."""
-        return int((self.span[:, VALUE_END] - self.span[:, VALUE]).sum())
+        present = self.span[self.span[:, VALUE] >= 0]
+        return int((present[:, VALUE_END] - present[:, VALUE]).sum())
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented

@@ -52,7 +52,7 @@ class Scanning:
     def _teach(self, topic: str, scanner: Scanner, records: Records, others: NDArray[np.int64]) -> Scanned | None:
         """Let the scanner learn from a few records that it could not read; scan again if it did."""
         learned = False
-        for i in others[:LESSONS_MAX].tolist():
+        for i in others[: LESSONS_MAX if scanner.learns else 0].tolist():
             record = records[i]
             if self._reference.clean_samples(topic, record, scanner.format):
                 learned |= scanner.learn(record)

@@ -56,6 +56,7 @@ class Scanner(Protocol):
     """Reads plain records of one format; learns what is plain from records that the reference has read without complaint."""
 
     format: ClassVar[str]  # key of FORMATS
+    learns: ClassVar[bool]  # whether `learn` may have something to learn
 
     def scan(self, records: Records, ask: Ask) -> Scanned:
         """Read what is plain. Whatever the bytes, nothing is raised, and the rows are those of the reference."""

@@ -41,6 +41,7 @@ class NativeScanner:
     """Knows the keys that occurred so far; their order is predicted from the record before."""
 
     format: ClassVar[str] = "native"
+    learns: ClassVar[bool] = True
 
     def __init__(self, fields: FieldTable, bounds: Bounds) -> None:
         self._lookup = fields.lookup("native")

@@ -21,6 +21,7 @@ class OtlpProtoScanner:
     """Reads requests as the OpenTelemetry Collector writes them."""
 
     format: ClassVar[str] = "otlp_proto"
+    learns: ClassVar[bool] = False
 
     def __init__(self, fields: FieldTable, bounds: Bounds) -> None:
         self._bounds = bounds

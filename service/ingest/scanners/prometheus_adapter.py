@@ -18,6 +18,7 @@ class PrometheusAdapterScanner:
     """Reads records as prometheus-kafka-adapter writes them."""
 
     format: ClassVar[str] = "prometheus_adapter"
+    learns: ClassVar[bool] = False
 
     def __init__(self, fields: FieldTable, bounds: Bounds) -> None:
         self._bounds = bounds

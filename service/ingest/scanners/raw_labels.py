@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class RawLabels:
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
         self._entries_max = entries_max
+        self._seed = secrets.randbits(63)
         self.parts = np.zeros((PARTS_MAX, 3), np.int64)
         self._begin(min(ENTRIES_FIRST, entries_max))
 
@@ -44,7 +46,8 @@ class RawLabels:
         self._next = np.zeros(capacity, np.int32)
         self.meaning = np.full(capacity, NEVER_SEEN, np.int32)
         self._arena = np.zeros(capacity * WORDS_PER_ENTRY, np.uint64)
-        self._used = np.zeros(3, np.int64)
+        self._used = np.zeros(4, np.int64)
+        self._used[3] = self._seed
         slots_fill(self._hash, 0, self._slot)  # of nothing: compiled before the first record comes
 
     def __len__(self) -> int:
@@ -52,7 +55,7 @@ class RawLabels:
 
     def arrays(self) -> TableArrays:
         """Return the state that a kernel takes, with room for as many entries again as there are."""
-        entries, words, _ = self._used.tolist()
+        entries, words = self._used[:2].tolist()
         capacity = len(self._hash)
         if 2 * entries >= capacity or 2 * words >= len(self._arena):
             if capacity >= self._entries_max:
