@@ -19,11 +19,10 @@ from kernels.text import (
     POWERS,
     QUOTE,
     after_spaces,
-    instant_at,
-    instant_of_number,
     is_blank,
     number_at,
     string_end,
+    time_at,
 )
 from kernels.words import ONES, first_marked, inline, routine, word_at, zero_bytes
 
@@ -129,16 +128,6 @@ def _value_at(data, at, end, out_value, out_kind, i):
     return at + 1 if quoted else at
 
 
-@routine
-def _instant(data, at, end):
-    """Return the instant, text or number, and its end; -1 in place of an instant that is not plain."""
-    if data[at] == QUOTE:
-        close = string_end(data, at + 1, end)
-        return (instant_at(data, at + 1, close), close + 1) if close >= 0 else (np.int64(-1), at)
-    digits, scale, at, kind = number_at(data, at, end)
-    return (instant_of_number(digits, scale, kind) if kind != NOT_PLAIN else np.int64(-1)), at
-
-
 @inline
 def _record_at(data, at, end, i, hint, parts, out_time_ns, out_value, out_kind):
     """Read record i, from its brace on; tell whether it is plain. Its name goes to parts[2], its labels to parts[0] and [1]."""
@@ -161,7 +150,7 @@ def _record_at(data, at, end, i, hint, parts, out_time_ns, out_value, out_kind):
             at = close + 1 if close > at + 1 else np.int64(-1)
         elif word == TIMESTAMP_KEY and word_at(data, at + 8) & FOUR_BYTES == TIMESTAMP_REST:
             bit = 4
-            out_time_ns[i], at = _instant(data, after_spaces(data, at + 12, end), end)
+            out_time_ns[i], at = time_at(data, after_spaces(data, at + 12, end), end)
             if out_time_ns[i] < 0:
                 return False
         elif word == VALUE_KEY:

@@ -21,14 +21,13 @@ from kernels.text import (
     QUOTE,
     SPACE,
     after_spaces,
-    instant_at,
-    instant_of_number,
     is_blank,
     is_null,
     number_at,
     string_end,
+    time_at,
 )
-from kernels.words import head_of, inline, routine, word_at
+from kernels.words import head_of, inline, word_at
 
 KEYS_MAX = 64  # a record's keys are ticked off in one 64-bit number
 KEY_WORDS = 6
@@ -72,16 +71,6 @@ def _label_end(data, at, end):
             return np.int64(-1)
         at += 1
     return at if at > first else np.int64(-1)
-
-
-@routine
-def _time_at(data, at, end):
-    """Return the instant at `at` in ns since 1970 (-1: not a plain one) and where it ends."""
-    if data[at] == QUOTE:
-        close = string_end(data, at + 1, end)
-        return (instant_at(data, at + 1, close), close + 1) if close >= 0 else (np.int64(-1), at)
-    digits, scale, at, kind = number_at(data, at, end)
-    return (instant_of_number(digits, scale, kind) if kind != NOT_PLAIN else np.int64(-1)), at
 
 
 @inline
@@ -165,7 +154,7 @@ def _object_at(
                 at += out[TIME_SIZE]
             else:
                 first = at
-                out[0], at = _time_at(data, at, end)
+                out[0], at = time_at(data, at, end)
                 if out[0] < 0:
                     return np.int64(-1)
                 _remember_time(data, first, at, out)

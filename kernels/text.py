@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.words import BACKSLASHES, QUOTES, first_marked, inline, word_at, zero_bytes
+from kernels.words import BACKSLASHES, QUOTES, first_marked, inline, routine, word_at, zero_bytes
 
 QUOTE, COMMA, MINUS, POINT, ZERO, NINE, COLON = 34, 44, 45, 46, 48, 57, 58
 OPEN_BRACKET, BACKSLASH, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE = 91, 92, 93, 123, 125
@@ -145,6 +145,16 @@ def instant_of_number(digits, scale, kind):
     if unit_ns == 1:
         return np.int64(number)
     return np.int64(np.rint(number * np.float64(unit_ns // 1_000))) * 1_000
+
+
+@routine
+def time_at(data, at, end):
+    """Return the instant at `at`, text or number, in ns since 1970, and where it ends; -1 for one that is not plain."""
+    if data[at] == QUOTE:
+        close = string_end(data, at + 1, end)
+        return (instant_at(data, at + 1, close), close + 1) if close >= 0 else (np.int64(-1), at)
+    digits, scale, at, kind = number_at(data, at, end)
+    return (instant_of_number(digits, scale, kind) if kind != NOT_PLAIN else np.int64(-1)), at
 
 
 @inline
