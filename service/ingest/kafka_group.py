@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import structlog
 from kafka import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import TopicPartition as KafkaPartition
 
 from service.ingest.contract import TopicPartition
 from service.settings import KafkaSettings
@@ -16,6 +18,8 @@ FETCH_WAIT_MS = 200  # a question to a broker waits behind its pending fetch for
 HEARTBEAT_MS = 3_000
 METADATA_AGE_MAX_MS = 60_000  # how long a partition that was added to a topic goes unnoticed
 JOIN_WAIT_MS = 1_000
+
+_log = structlog.get_logger(__name__)
 
 
 class FencedMember(Exception):
@@ -61,6 +65,14 @@ def joined(consumer: Any) -> bool:
     if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
         coordinator.request_rejoin()
     return not coordinator.need_rejoin() or bool(coordinator.poll(timeout_ms=JOIN_WAIT_MS))
+
+
+def at_once(action: Callable[..., None], partition: TopicPartition, *arguments: int) -> None:
+    """Seek, pause or resume a partition, unless the client's own thread has just lost it: the notice is on its way."""
+    try:
+        action(KafkaPartition(*partition), *arguments)
+    except (KeyError, ValueError):
+        _log.debug("partition was taken away meanwhile", topic=partition.topic, partition=partition.partition)
 
 
 class Membership:
