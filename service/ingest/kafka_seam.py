@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import count
+from itertools import count, zip_longest
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -92,10 +92,8 @@ def _sets(function: Callable[..., Any], name: str) -> bool:
 
 
 def _first_difference(theirs: Sequence[object], ours: Sequence[object]) -> str:
-    for i, (a, b) in enumerate(zip(theirs, ours, strict=False)):
-        if a != b:
-            return f"differ at {i}: the client's {a!r}, ours {b!r}"
-    return f"differ in number: the client's {len(theirs)}, ours {len(ours)}"
+    pairs = enumerate(zip_longest(theirs, ours, fillvalue="nothing"))
+    return next(f"differ at {i}: the client's {a!r}, ours {b!r}" for i, (a, b) in pairs if a != b)
 
 
 def _read_by_client(log: bytes) -> tuple[list[Record], list[int]]:
