@@ -15,7 +15,6 @@ import structlog
 from kafka import KafkaConsumer
 from kafka.errors import (
     CorruptRecordError,
-    IllegalStateError,
     KafkaError,
     LogTruncationError,
     OffsetOutOfRangeError,
@@ -100,16 +99,22 @@ class PublicRecords(Reading):
         taken: dict[Any, list[RecordBlock | Corrupt]] = {}
         for partition in list(self.positions):
             there = KafkaPartition(*partition)
-            try:
-                position = self.consumer.position(there, timeout_ms=0)
-            except IllegalStateError:
-                continue  # taken away meanwhile: the notice is on its way
-            if position is None:
-                continue
-            self.positions[partition] = max(self.positions[partition], position)
             if there in polled:
-                taken[partition] = [self._block(partition, polled[there])]
+                block = self._block(partition, polled[there])
+                taken[partition] = [block]
+                self.positions[partition] = int(block.offset[-1]) + 1
+            self.positions[partition] = max(self.positions[partition], self._position(there))
         return taken
+
+    def _position(self, there: Any) -> int:
+        """Return the client's position, which also passes what holds no records; 0 where it does not tell.
+
+        It raises what the next poll is for, a truncated log above all. What was polled is not lost for that.
+        """
+        try:
+            return int(self.consumer.position(there, timeout_ms=0) or 0)
+        except KafkaError:
+            return 0
 
     def _block(self, partition: TopicPartition, found: Sequence[Any]) -> RecordBlock:
         records = [_record(each) for each in found]
@@ -118,20 +123,25 @@ class PublicRecords(Reading):
             self.begin(partition, records[count].offset)
         return block_of(records[:count])
 
-    def _located(self, error: Exception) -> Exception:
-        """Look for unreadable places at the positions; return what is to be raised."""
+    def _located(self, error: Exception) -> Unreadable:
+        """Look for unreadable places at the positions, and return what is to be raised: never something retriable."""
         what = f"{type(error).__name__}: {error}"
-        found = []
+        try:
+            found = self._found(what)
+        except (KafkaError, OSError, RuntimeError) as failed:
+            return Unreadable(f"{what}; looking for the place: {type(failed).__name__}: {failed}")
+        return Unreadable(f"{what}; in {found} partitions it is so each time")
+
+    def _found(self, what: str) -> int:
+        found = 0
         with _Probe(self._settings) as probe:
             for partition, offset in self.positions.items():
                 corrupt = _unreadable_at(probe, KafkaPartition(*partition), offset, what)
                 if corrupt is not None:
                     self._skips.note(partition, corrupt)
-                    found.append(partition)
+                    found += 1
                     _log.error("records cannot be unpacked", **partition._asdict(), **corrupt._asdict())
-        if not found and isinstance(error, KafkaError | OSError | RuntimeError):
-            return error
-        return Unreadable(f"{what}; in {len(found)} partitions it is so each time")
+        return found
 
 
 class _Probe:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import zlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,14 +15,16 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
+from kafka.errors import CorruptRecordError, KafkaConnectionError, KafkaError, LogTruncationError, RetriableError
 from kafka.structs import TopicPartition as KafkaPartition
 from structlog.testing import capture_logs
 
-from service.ingest import kafka_codecs, kafka_fetch, kafka_seam
-from service.ingest.contract import Corrupt, TopicPartition
+from service.ingest import kafka_client, kafka_codecs, kafka_fetch, kafka_seam
+from service.ingest.contract import Corrupt, Record, TopicPartition
 from service.ingest.kafka_fetch import RawBatches
-from service.ingest.kafka_public import SKIPS_MAX, PublicRecords, Skips, _unreadable_at
+from service.ingest.kafka_public import SKIPS_MAX, PublicRecords, Skips, Unreadable, _unreadable_at
 from service.ingest.kafka_seam import raw_problem, reading_of, seam_problem
+from service.ingest.records import Records
 from service.settings import KafkaSettings
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -153,6 +157,8 @@ class _Consumer:
         self._fetcher = type("Fetcher", (), {})()
         self.calls: list[tuple[object, ...]] = []
         self.waiting: set[object] = set()
+        self.found: dict[object, object] = {}
+        self.error: Exception | None = None
 
     def highwater(self, _: object) -> None:
         return None
@@ -164,10 +170,12 @@ class _Consumer:
         return self.waiting
 
     def poll(self, timeout_ms: int) -> dict[object, object]:
-        return {}
+        if self.error is not None:
+            raise self.error
+        return self.found
 
     def position(self, partition: object, timeout_ms: int) -> int:
-        return 0
+        raise LogTruncationError({})
 
 
 def test_a_client_that_differs_is_read_record_by_record_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +210,42 @@ def test_an_unreadable_stretch_is_stepped_over_when_reading_reaches_it_and_not_w
     assert reading.positions == {THERE: 20}
     assert consumer.calls[-1] == ("seek", KafkaPartition(*THERE), 20)
     assert reading.poll(0) == {}
+
+
+def test_what_was_polled_is_handed_over_even_if_the_position_cannot_be_told() -> None:
+    consumer = _Consumer()
+    reading = PublicRecords(consumer, KafkaSettings(), Skips())
+    reading.begin(THERE, 5)
+    each = SimpleNamespace(offset=7, timestamp=1, key=None, value=b"v", headers=[("none", None)])
+    consumer.found = {KafkaPartition(*THERE): [each]}
+    (block,) = reading.poll(0)[THERE]
+    assert list(Records([block])) == [Record(7, 1, None, b"v", [("none", b"")])]  # type: ignore[list-item]
+    assert reading.positions == {THERE: 8}
+
+
+@pytest.mark.parametrize(
+    "error", [zlib.error("bad"), MemoryError(), CorruptRecordError("bad"), KafkaError("no progress")]
+)
+def test_after_an_error_while_unpacking_the_consumer_is_given_up_even_if_no_broker_can_be_asked(
+    error: Exception,
+) -> None:
+    """Were it retriable, the source would ask the same consumer again, and that would never return."""
+    consumer = _Consumer()
+    consumer.error = error
+    reading = PublicRecords(consumer, KafkaSettings(bootstrap_servers=["127.0.0.1:1"]), Skips())
+    reading.begin(THERE, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kafka_client, "BOOTSTRAP_TIMEOUT_MS", 100)
+        with pytest.raises(Unreadable, match="looking for the place") as raised:
+            reading.poll(0)
+    assert not isinstance(raised.value, RetriableError)
+
+
+def test_errors_that_have_nothing_to_do_with_unpacking_are_raised_as_they_are() -> None:
+    consumer = _Consumer()
+    consumer.error = KafkaConnectionError("gone")
+    with pytest.raises(KafkaConnectionError, match="gone"):
+        PublicRecords(consumer, KafkaSettings(), Skips()).poll(0)
 
 
 def test_only_so_many_unreadable_stretches_are_remembered() -> None:
