@@ -81,6 +81,7 @@ class Membership:
     def __init__(self) -> None:
         self.current: set[TopicPartition] = set()
         self._unreported: set[TopicPartition] = set()
+        self._told: set[TopicPartition] = set()
         # A join that outlasts a poll completes on the client's IO thread whenever it likes; a deque needs no lock.
         self._changes: deque[tuple[bool, frozenset[TopicPartition]]] = deque()
 
@@ -99,13 +100,21 @@ class Membership:
                 self.current -= partitions
                 taken |= partitions
         self._unreported |= taken
+        self._told -= taken
         return taken
 
     def report(self) -> frozenset[TopicPartition]:
-        """Return what is ours, less what was taken away since the last report: its loss must be seen before its return."""
-        seen = frozenset(self.current - self._unreported)
-        self._unreported.clear()
-        return seen
+        """Return what is ours, less what was taken away lately: its loss must be seen before its return."""
+        self._told |= self._unreported
+        return frozenset(self.current - self._unreported)
+
+    def begin_poll(self) -> None:
+        """Let what was reported as lost be shown again.
+
+        Not before: several ask between two polls, and the one that seeks need not be the first.
+        """
+        self._unreported -= self._told
+        self._told.clear()
 
     def lose_all(self) -> set[TopicPartition]:
         """Count everything as lost: the client that was the member is gone."""

@@ -73,7 +73,7 @@ class KafkaSource:
         return self._reads_raw
 
     def assigned(self) -> frozenset[TopicPartition]:
-        """Return the partitions that are ours now; one that was taken away meanwhile is missing at least once."""
+        """Return the partitions that are ours now; one that was taken away meanwhile is missing until the next poll."""
         self._forget(self._membership.update())
         return self._membership.report()
 
@@ -86,6 +86,7 @@ class KafkaSource:
         """Return batches of unpaused partitions. Raises Unavailable, or FencedMember when this process must end."""
         if self._fenced:
             raise self._fenced_member()
+        self._membership.begin_poll()
         reading = self._connected()
         try:
             fetched = self._fetch(reading, timeout_s, paused)

@@ -30,6 +30,7 @@ from tests.kafka.fixtures import SOCKETS_LEFT, collected  # noqa: F401
 from tests.kafka.topics import (
     Message,
     delete_before,
+    flip,
     new_topic,
     numbered,
     topics,
@@ -255,7 +256,7 @@ def _topic_with_a_corrupt_batch(bench: Bench) -> str:
     topic = new_topic(bench.broker)
     for first in (0, 10, 20):
         write(bench.broker, topic, numbered(first, first + 10))
-    _flip(bench.broker, topic, b"key-15")
+    flip(bench.broker, topic, b"key-15")
     return topic
 
 
@@ -290,7 +291,7 @@ def _read_as_the_loop_does(
 def test_on_the_raw_path_a_last_batch_that_is_corrupt_does_not_hold_up_what_comes_later(raw_bench: Bench) -> None:
     topic = new_topic(raw_bench.broker)
     write(raw_bench.broker, topic, numbered(0, 10))
-    _flip(raw_bench.broker, topic, b"key-9")
+    flip(raw_bench.broker, topic, b"key-9")
     source = raw_bench.opened(topic)
     assert [corrupt[:2] for corrupt in _corrupt(whole(source))] == [(0, 10)]
     write(raw_bench.broker, topic, numbered(10, 11))
@@ -302,7 +303,7 @@ def test_on_the_public_path_a_last_batch_that_is_corrupt_costs_a_rejoin_and_does
 ) -> None:
     topic = new_topic(public_bench.broker)
     write(public_bench.broker, topic, numbered(0, 10))
-    _flip(public_bench.broker, topic, b"key-9")
+    flip(public_bench.broker, topic, b"key-9")
     source = public_bench.opened(topic)
     batches, lost = _read_as_the_loop_does(source, {}, _corrupt)
     assert [corrupt[:2] for corrupt in _corrupt(batches)] == [(0, 10)]
@@ -363,15 +364,6 @@ def test_on_the_public_path_no_more_bytes_are_handed_over_at_once_than_allowed_a
     assert values(batches) == [b"%d" % number for number in range(300)]
     sizes = [sum(len(r.key or b"") + len(r.value or b"") for r in batch.records) for batch in batches]
     assert 50 < max(sizes) <= 100
-
-
-def _flip(broker: Broker, topic: str, needle: bytes) -> None:
-    """Change one byte of a record in the broker's own file; brokers do not check what they send."""
-    path: Path = broker.folder / "data" / f"{topic}-0" / "00000000000000000000.log"
-    at = path.read_bytes().index(needle)
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(b"K")
 
 
 def test_an_absent_topic_is_unavailable_and_is_not_created(bench: Bench) -> None:
