@@ -117,7 +117,11 @@ class Pipeline:
         source: Source,
         resume: Checkpoint | None,
         clock: Clock,
+        *,
+        scanning: bool = True,
     ) -> None:
+        """Without `scanning` the reference parser reads every record, with the same result."""
+        self._scanning = scanning
         self.settings = settings
         self.source = source
         self.clock = clock
@@ -131,7 +135,7 @@ class Pipeline:
         """Return a decoder and a worker that know what the checkpoint holds, and nothing else."""
         settings = self.settings
         label_sets = LabelSets()
-        decoder = Decoder(settings.source.kafka.formats, settings.ingest, self.fields, label_sets)
+        decoder = Decoder(settings.source.kafka.formats, settings.ingest, self.fields, label_sets, self._scanning)
         arrays = resume.arrays if resume is not None else None
         worker = Worker(settings, chosen_detectors(settings), self.directory, label_sets, arrays)
         tallies = resume.extras.get("intake") if resume is not None else None
@@ -187,6 +191,7 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         resume = store.load()
         source = build_source(settings, clock)
         cleanup.callback(source.close)
+        timings.raw_batches.set(isinstance(source, KafkaSource) and source.reads_raw())
         pipeline = Pipeline(settings, source, resume, clock)
         dead_letters = _dead_letters(settings, directory, resume, clock)
         cleanup.callback(dead_letters.close)

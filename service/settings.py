@@ -85,6 +85,10 @@ class KafkaSettings(Section):
     """Most bytes of one fetch of one partition; a larger single batch is still delivered."""
     poll_records_max: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
     """Most records handed over at once."""
+    raw_batches: Literal["auto", "off"] = "auto"
+    """auto reads record batches whole, through the inside of kafka-python, if a trial at the start finds that as it must
+    be. Else, and with off, records are read one by one: many times slower, with no limit on what a batch decompresses to
+    (15 kB of zstd may become 500 MB), and joining the group anew after each unreadable batch."""
 
     @model_validator(mode="after")
     def _session_within_poll_interval(self) -> Self:

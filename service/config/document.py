@@ -44,7 +44,7 @@ def reference(settings_type: type[BaseModel]) -> str:
         lines += ["", f"## {path or 'Sections'}", "", _first_paragraph(model), ""]
         lines += ["| key | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
-            meaning = f"{field.description or ''} {_limits(field)}".strip().replace("|", "\\|")
+            meaning = f"{field.description or ''} {_limits(field)}".replace("\n", " ").strip().replace("|", "\\|")
             lines.append(f"| `{name}` | {_default(field, name, instance)} | {meaning} |")
     return "\n".join(lines) + "\n"
 

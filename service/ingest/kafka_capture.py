@@ -19,10 +19,12 @@ from kafka.structs import TopicPartition as KafkaPartition
 
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem, Unavailable
-from service.ingest.contract import Corrupt, Record
+from service.ingest.contract import Corrupt, Record, TopicPartition
 from service.ingest.kafka_client import built, client_arguments
-from service.ingest.kafka_fetch import FetchLedger, install
 from service.ingest.kafka_group import fetch_arguments
+from service.ingest.kafka_public import Skips
+from service.ingest.kafka_reading import Reading
+from service.ingest.kafka_seam import reading_of
 from service.ingest.records import Records
 from service.settings import KafkaSettings
 
@@ -55,7 +57,7 @@ def capture(
     try:
         consumer = built(KafkaConsumer, arguments)
         try:
-            reading = _Reading(consumer, topics, start, follow)
+            reading = _Logs(reading_of(consumer, settings, Skips()), topics, start, follow)
             with _opened(out) as file:
                 return _copy(reading, file, clock, records_max, stopped)
         finally:
@@ -65,14 +67,14 @@ def capture(
         raise Unavailable(f"Kafka at {where}: {type(error).__name__}: {error}") from error
 
 
-class _Reading:
+class _Logs:
     """All partitions of the topics, from their start to the end that they had when this began."""
 
-    def __init__(self, consumer: Any, topics: Sequence[str], start: str, follow: bool) -> None:
+    def __init__(self, reading: Reading, topics: Sequence[str], start: str, follow: bool) -> None:
+        consumer = reading.consumer
         self.with_topic = len(topics) > 1
-        self._consumer = consumer
         self.is_live = follow
-        self._ledger: FetchLedger = install(consumer)
+        self._reading = reading
         partitions = [each for topic in topics for each in _partitions(consumer, topic)]
         consumer.assign(partitions)
         self._ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=ASK_TIMEOUT_MS)
@@ -80,18 +82,17 @@ class _Reading:
         if start == "earliest":
             starts = consumer.beginning_offsets(partitions, timeout_ms=ASK_TIMEOUT_MS)
         for partition, offset in starts.items():
-            consumer.seek(partition, offset)
-            self._ledger.positions[partition] = offset
+            reading.begin(TopicPartition(*partition), offset)
 
     def is_done(self) -> bool:
         """Tell whether all was read that was there at the beginning, unless it goes on beyond."""
-        positions = self._ledger.positions
+        positions = self._reading.positions
         return not self.is_live and all(positions[partition] >= end for partition, end in self._ends.items())
 
     def read(self) -> list[tuple[Any, Record]]:
         """Return the next records, each with its partition; what came after the beginning only when following."""
         found = []
-        for partition, items in self._consumer.poll(timeout_ms=POLL_MS).items():
+        for partition, items in self._reading.poll(POLL_MS).items():
             for item in items:
                 if isinstance(item, Corrupt):
                     _log.warning("corrupt records left out", **partition._asdict(), **item._asdict())
@@ -111,9 +112,7 @@ def _partitions(consumer: Any, topic: str) -> list[Any]:
     return [KafkaPartition(topic, number) for number in sorted(numbers)]
 
 
-def _copy(
-    reading: _Reading, file: IO[bytes], clock: Clock, records_max: int | None, stopped: Callable[[], bool]
-) -> int:
+def _copy(reading: _Logs, file: IO[bytes], clock: Clock, records_max: int | None, stopped: Callable[[], bool]) -> int:
     count = 0
     heard_s = clock.monotonic_s()
     while not reading.is_done() and not stopped() and count != records_max:

@@ -1,20 +1,22 @@
 """The one seam in kafka-python: what its fetcher builds from each answer, replaced by a reader that cannot stall.
 
 `Fetcher._parse_fetched_data` constructs `self.PartitionRecords(...)` and calls `take` on it. That attribute is private;
-the version is pinned, and `install` refuses a client that no longer has it.
+the version is pinned, and kafka_seam tries it out at the start: a client that has changed is read another way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from kafka import KafkaConsumer
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from service.ingest.contract import Corrupt, TopicPartition
 from service.ingest.kafka_batches import AbortedTransaction, BatchReader
 from service.ingest.kafka_buffers import Buffers
+from service.ingest.kafka_reading import Reading
 from service.ingest.records import RecordBlock
 
 BYTES_PER_RECORD = 1 << 10  # larger records count as several, so that a limit in records bounds memory too
@@ -117,13 +119,46 @@ class FetchedRecords:
                 self._on_drain(self)
 
 
+class RawBatches(Reading):
+    """Reads whole batches through the seam."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        super().__init__(consumer)
+        self._ledger = install(consumer)
+        self.positions = self._ledger.positions
+
+    def forget(self, partition: TopicPartition) -> None:
+        """Drop what is known of a partition that is not ours any more, or will be read from elsewhere."""
+        self._ledger.forget(partition)
+
+    def poll(self, timeout_ms: int) -> Mapping[Any, list[RecordBlock | Corrupt]]:
+        """Return what was fetched; an answer without a whole batch is stepped past when it comes twice."""
+        release_parked(self.consumer)
+        self._ledger.buffers.turn_over_when_large()
+        try:
+            fetched: Mapping[Any, list[RecordBlock | Corrupt]] = self.consumer.poll(timeout_ms=timeout_ms)
+        except (OffsetOutOfRangeError, LogTruncationError):
+            raise
+        except KafkaError:
+            if not self._ledger.unreadable:
+                raise
+            return self._step_past_unreadable()
+        return fetched
+
+    def _step_past_unreadable(self) -> dict[Any, list[RecordBlock | Corrupt]]:
+        stepped: dict[Any, list[RecordBlock | Corrupt]] = {}
+        for partition, offset in self._ledger.unreadable.items():
+            if partition in self.positions and self._ledger.is_confirmed(partition, offset):
+                self.begin(partition, offset + 1)
+                stepped[partition] = [Corrupt(offset, offset + 1, "batch length beyond the bytes fetched")]
+        self._ledger.unreadable.clear()
+        return stepped
+
+
 def install(consumer: KafkaConsumer) -> FetchLedger:
     """Make `consumer.poll()` return RecordBlock and Corrupt items, and return the ledger of its positions."""
-    fetcher = consumer._fetcher
-    if not hasattr(fetcher, "PartitionRecords"):
-        raise AttributeError("kafka-python's Fetcher has no PartitionRecords: expected version 3.0.12")
     ledger = FetchLedger(consumer.highwater)
-    fetcher.PartitionRecords = partial(FetchedRecords, ledger)
+    consumer._fetcher.PartitionRecords = partial(FetchedRecords, ledger)
     return ledger
 
 

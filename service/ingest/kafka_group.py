@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import structlog
 from kafka import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import TopicPartition as KafkaPartition
 
 from service.ingest.contract import TopicPartition
 from service.settings import KafkaSettings
@@ -16,6 +18,8 @@ FETCH_WAIT_MS = 200  # a question to a broker waits behind its pending fetch for
 HEARTBEAT_MS = 3_000
 METADATA_AGE_MAX_MS = 60_000  # how long a partition that was added to a topic goes unnoticed
 JOIN_WAIT_MS = 1_000
+
+_log = structlog.get_logger(__name__)
 
 
 class FencedMember(Exception):
@@ -63,12 +67,21 @@ def joined(consumer: Any) -> bool:
     return not coordinator.need_rejoin() or bool(coordinator.poll(timeout_ms=JOIN_WAIT_MS))
 
 
+def at_once(action: Callable[..., None], partition: TopicPartition, *arguments: int) -> None:
+    """Seek, pause or resume a partition, unless the client's own thread has just lost it: the notice is on its way."""
+    try:
+        action(KafkaPartition(*partition), *arguments)
+    except (KeyError, ValueError):
+        _log.debug("partition was taken away meanwhile", topic=partition.topic, partition=partition.partition)
+
+
 class Membership:
     """The partitions that are ours. `current` and its methods belong to the polling thread."""
 
     def __init__(self) -> None:
         self.current: set[TopicPartition] = set()
         self._unreported: set[TopicPartition] = set()
+        self._told: set[TopicPartition] = set()
         # A join that outlasts a poll completes on the client's IO thread whenever it likes; a deque needs no lock.
         self._changes: deque[tuple[bool, frozenset[TopicPartition]]] = deque()
 
@@ -87,13 +100,21 @@ class Membership:
                 self.current -= partitions
                 taken |= partitions
         self._unreported |= taken
+        self._told -= taken
         return taken
 
     def report(self) -> frozenset[TopicPartition]:
-        """Return what is ours, less what was taken away since the last report: its loss must be seen before its return."""
-        seen = frozenset(self.current - self._unreported)
-        self._unreported.clear()
-        return seen
+        """Return what is ours, less what was taken away lately: its loss must be seen before its return."""
+        self._told |= self._unreported
+        return frozenset(self.current - self._unreported)
+
+    def begin_poll(self) -> None:
+        """Let what was reported as lost be shown again.
+
+        Not before: several ask between two polls, and the one that seeks need not be the first.
+        """
+        self._unreported -= self._told
+        self._told.clear()
 
     def lose_all(self) -> set[TopicPartition]:
         """Count everything as lost: the client that was the member is gone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import structlog
@@ -22,9 +22,11 @@ from service.clock import Clock
 from service.errors import Unavailable
 from service.ingest.contract import Corrupt, Gap, RecordBatch, TopicPartition
 from service.ingest.kafka_client import Backoff, built, client_arguments
-from service.ingest.kafka_fetch import FetchLedger, install, release_parked
 from service.ingest.kafka_gaps import ASK_TIMEOUT_MS, out_of_range, truncated
-from service.ingest.kafka_group import FencedMember, Membership, group_arguments, joined
+from service.ingest.kafka_group import FencedMember, Membership, at_once, group_arguments, joined
+from service.ingest.kafka_public import Skips
+from service.ingest.kafka_reading import Reading
+from service.ingest.kafka_seam import raw_problem, reading_of
 from service.ingest.records import RecordBlock, Records
 from service.settings import KafkaSettings
 
@@ -54,10 +56,11 @@ class KafkaSource:
         self._consumer: Any = None
         self._subscribed = False
         self._membership = Membership()
-        self._ledger = FetchLedger(lambda _: None)
+        self._reads_raw = raw_problem(settings) is None
+        self._reading: Reading | None = None
+        self._skips = Skips()
         self._wanted: dict[TopicPartition, int | None] = {}
         self._handed: dict[TopicPartition, int] = {}  # next offset as the caller knows it; -1: not told yet
-        self._corrupt: dict[TopicPartition, Corrupt] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._gaps: list[Gap] = []
         self._heard_s = clock.monotonic_s()
@@ -65,8 +68,12 @@ class KafkaSource:
         self._backoff = Backoff(clock)
         self._fenced = False
 
+    def reads_raw(self) -> bool:
+        """Tell whether batches are read whole rather than record by record."""
+        return self._reads_raw
+
     def assigned(self) -> frozenset[TopicPartition]:
-        """Return the partitions that are ours now; one that was taken away meanwhile is missing at least once."""
+        """Return the partitions that are ours now; one that was taken away meanwhile is missing until the next poll."""
         self._forget(self._membership.update())
         return self._membership.report()
 
@@ -79,14 +86,15 @@ class KafkaSource:
         """Return batches of unpaused partitions. Raises Unavailable, or FencedMember when this process must end."""
         if self._fenced:
             raise self._fenced_member()
-        consumer = self._connected()
+        self._membership.begin_poll()
+        reading = self._connected()
         try:
-            fetched = self._fetch(consumer, timeout_s, paused)
+            fetched = self._fetch(reading, timeout_s, paused)
         except (KafkaError, OSError, RuntimeError) as error:
             # RuntimeError and OSError: the client's IO loop has died, after which every call raises what killed it.
             raise self._trouble(error) from error
         self._forget(self._membership.update())
-        return self._batches(fetched)
+        return self._batches(reading, fetched)
 
     def ended(self, partition: TopicPartition) -> bool:
         """Tell whether everything below the end, as a broker gave it in the last seconds, was handed over."""
@@ -128,19 +136,19 @@ class KafkaSource:
         except (KafkaError, OSError, RuntimeError) as error:
             _log.warning("kafka consumer did not close in order", error=repr(error))
 
-    def _connected(self) -> Any:
-        """Return a consumer that has joined or is joining the group."""
+    def _connected(self) -> Reading:
+        """Return what reads from a consumer that has joined or is joining the group."""
         if self._consumer is None:
             self._backoff.check(f"Kafka at {self._where()}")
         try:
-            if self._consumer is None:
+            if self._consumer is None or self._reading is None:
                 self._consumer = built(KafkaConsumer, self._arguments)
-                self._ledger = install(self._consumer)
+                self._reading = reading_of(self._consumer, self._settings, self._skips)
             if not self._subscribed:
                 self._subscribe(self._consumer)
         except (KafkaError, OSError, RuntimeError) as error:
             raise self._trouble(error) from error
-        return self._consumer
+        return self._reading
 
     def _subscribe(self, consumer: Any) -> None:
         for topic in self._settings.topics:
@@ -152,46 +160,42 @@ class KafkaSource:
         consumer.subscribe(list(self._settings.topics), listener=self._membership.listener(consumer))
         self._subscribed = True
 
-    def _fetch(self, consumer: Any, timeout_s: float, paused: frozenset[TopicPartition]) -> Mapping[Any, Any]:
+    def _fetch(self, reading: Reading, timeout_s: float, paused: frozenset[TopicPartition]) -> Mapping[Any, Any]:
+        consumer = reading.consumer
         try:
             if not joined(consumer):
                 return {}
             self._forget(self._membership.update())
-            self._start_wanted(consumer)
+            self._start_wanted(reading)
             self._ask_ends(consumer)
             self._pause(consumer, paused)
-            self._ledger.buffers.turn_over_when_large()
-            fetched: Mapping[Any, Any] = consumer.poll(timeout_ms=max(0, int(timeout_s * 1000)))
+            fetched = reading.poll(max(0, int(timeout_s * 1000)))
         except OffsetOutOfRangeError as error:
             for gap in out_of_range(consumer, error.args[0]):
-                self._step_over(consumer, gap)
+                self._step_over(reading, gap)
         except LogTruncationError as error:
-            for gap in truncated(consumer, error.divergent_offsets, self._ledger.positions):
-                self._step_over(consumer, gap)
-        except KafkaError:
-            if not self._ledger.unreadable:
-                raise
-            self._step_past_unreadable(consumer)
+            for gap in truncated(consumer, error.divergent_offsets, reading.positions):
+                self._step_over(reading, gap)
         else:
             if fetched:
                 self._heard()
             return fetched
         return {}
 
-    def _start_wanted(self, consumer: Any) -> None:
+    def _start_wanted(self, reading: Reading) -> None:
         starting = sorted(self._membership.current & self._wanted.keys())
         if not starting:
             return
         from_start = [KafkaPartition(*partition) for partition in starting if self._wanted[partition] is None]
         starts: dict[KafkaPartition, int] = {}
         if from_start:
+            consumer = reading.consumer
             ask = consumer.end_offsets if self._settings.start == "latest" else consumer.beginning_offsets
             starts = ask(from_start, timeout_ms=ASK_TIMEOUT_MS)
         for partition in starting:
             offset = self._wanted.pop(partition)
             begin = starts[KafkaPartition(*partition)] if offset is None else offset
-            _at_once(consumer.seek, partition, begin)
-            self._ledger.positions[partition] = begin
+            reading.begin(partition, begin)
             self._handed[partition] = -1 if offset is None else begin
         self._ask_at_s = self._clock.monotonic_s()
 
@@ -215,36 +219,24 @@ class KafkaSource:
     def _pause(self, consumer: Any, paused: frozenset[TopicPartition]) -> None:
         for partition in consumer.assignment():
             ours = TopicPartition(*partition)
-            _at_once(consumer.resume if ours in self._handed and ours not in paused else consumer.pause, ours)
-        release_parked(consumer)
+            at_once(consumer.resume if ours in self._handed and ours not in paused else consumer.pause, ours)
 
-    def _step_over(self, consumer: Any, gap: Gap) -> None:
+    def _step_over(self, reading: Reading, gap: Gap) -> None:
         partition = TopicPartition(gap.topic, gap.partition)
         if partition not in self._handed:
             return
-        _at_once(consumer.seek, partition, gap.next_offset)
-        self._ledger.positions[partition] = gap.next_offset
+        reading.begin(partition, gap.next_offset)
         self._gaps.append(gap)
         _log.error("gap in the log", **gap._asdict())
 
-    def _step_past_unreadable(self, consumer: Any) -> None:
-        for partition, offset in self._ledger.unreadable.items():
-            if partition in self._handed and self._ledger.is_confirmed(partition, offset):
-                _at_once(consumer.seek, partition, offset + 1)
-                self._ledger.positions[partition] = offset + 1
-                self._corrupt[partition] = Corrupt(offset, offset + 1, "batch length beyond the bytes fetched")
-        self._ledger.unreadable.clear()
-
-    def _batches(self, fetched: Mapping[Any, Any]) -> list[RecordBatch]:
+    def _batches(self, reading: Reading, fetched: Mapping[Any, Any]) -> list[RecordBatch]:
         batches = []
         for partition, handed in self._handed.items():
             items: list[RecordBlock | Corrupt] = fetched.get(partition, [])
-            next_offset = self._ledger.positions[partition]
+            next_offset = reading.positions[partition]
             if not items and next_offset == handed:
                 continue
             corrupt = [item for item in items if isinstance(item, Corrupt)]
-            if partition in self._corrupt:
-                corrupt.append(self._corrupt.pop(partition))
             records = Records([item for item in items if isinstance(item, RecordBlock)])
             batches.append(RecordBatch(*partition, next_offset, records, corrupt))
             self._handed[partition] = next_offset
@@ -252,8 +244,9 @@ class KafkaSource:
 
     def _forget(self, partitions: Iterable[TopicPartition]) -> None:
         for partition in partitions:
-            self._ledger.forget(partition)
-            for known in (self._wanted, self._handed, self._corrupt, self._ends):
+            if self._reading is not None:
+                self._reading.forget(partition)
+            for known in (self._wanted, self._handed, self._ends):
                 known.pop(partition, None)
 
     def _heard(self) -> None:
@@ -284,11 +277,3 @@ class KafkaSource:
 
     def _where(self) -> str:
         return ",".join(self._settings.bootstrap_servers)
-
-
-def _at_once(action: Callable[..., None], partition: TopicPartition, *arguments: int) -> None:
-    """Seek, pause or resume a partition, unless the client's own thread has just lost it: the notice is on its way."""
-    try:
-        action(KafkaPartition(*partition), *arguments)
-    except (KeyError, ValueError):
-        _log.debug("partition was taken away meanwhile", topic=partition.topic, partition=partition.partition)

@@ -65,7 +65,7 @@ class Records(Sequence[Record]):
     @classmethod
     def of(cls, records: Sequence[Record]) -> Records:
         """Return the records themselves if they lie in arrays already, else put them there."""
-        return records if isinstance(records, Records) else cls([_block(records)])
+        return records if isinstance(records, Records) else cls([block_of(records)])
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -122,7 +122,8 @@ def _moved_together(blocks: Sequence[RecordBlock]) -> list[RecordBlock]:
     return moved
 
 
-def _block(records: Sequence[Record]) -> RecordBlock:
+def block_of(records: Sequence[Record]) -> RecordBlock:
+    """Return the records in a buffer of their own."""
     parts: list[bytes | None] = list(
         chain.from_iterable((record.key, record.value, _headers_bytes(record.headers)) for record in records)
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -50,6 +51,12 @@ class LoopTimings:
             "skinflint_notifications_unrouted_total",
             "Messages that went to nobody, since no route matches their kind and owner. Moving: the logs name both; "
             "add a route under alerting.routes.",
+            registry=registry,
+        )
+        self.raw_batches = Gauge(
+            "skinflint_kafka_raw_batches",
+            "1 when Kafka record batches are read whole. 0 with Kafka: record by record, many times slower, and without a "
+            "limit on what is decompressed; the logs say why. 0 for all other sources.",
             registry=registry,
         )
 

@@ -60,6 +60,15 @@ def delete_before(broker: Broker, topic: str, offset: int, partition: int = 0) -
     admin.close()
 
 
+def flip(broker: Broker, topic: str, needle: bytes) -> None:
+    """Change one byte of a record in the broker's own file; brokers do not check what they send."""
+    path = broker.folder / "data" / f"{topic}-0" / "00000000000000000000.log"
+    at = path.read_bytes().index(needle)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"K")
+
+
 def write(broker: Broker, topic: str, messages: Iterable[Message], partition: int = 0, **settings: Any) -> None:
     """Write the messages, as one batch if they fit, and wait until they are there."""
     with _producer(broker, **settings) as producer:

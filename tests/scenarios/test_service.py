@@ -133,6 +133,7 @@ def test_from_the_first_sample_to_slack_webhook_metrics_and_through_a_kill(confi
 
     page = service.fetch("/").decode()
     assert "Skinflint" in page
+    assert service.metrics()["skinflint_kafka_raw_batches"] == 0  # there from the start, though this is no Kafka
     saved = service.metrics()["skinflint_checkpoints_total"]
     service.until(lambda: service.metrics()["skinflint_checkpoints_total"] >= saved + 2, "a checkpoint of all this")
     before = service.metrics()['skinflint_records_total{outcome="accepted"}']

@@ -82,6 +82,8 @@ def test_nothing_is_counted_before_the_saved_state_is_known():
         "skinflint_ready",
         "skinflint_notifications_unrouted",
         "skinflint_checkpoints",
+        "skinflint_notifications_unrouted",
+        "skinflint_kafka_raw_batches",
         "skinflint_tick_duration_seconds",
         "skinflint_checkpoint_duration_seconds",
     }

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import zstandard
@@ -32,8 +32,10 @@ from tests.service.ingest.source_contract import from_start, opened, read_to_end
 pytestmark = [pytest.mark.kafka, SOCKETS_LEFT]
 
 
-def captured(broker: Broker, out: Path, *names: str, **options: Any) -> list[dict[str, Any]]:
-    settings = KafkaSettings(bootstrap_servers=[broker.address])
+def captured(
+    broker: Broker, out: Path, *names: str, path: Literal["auto", "off"] = "auto", **options: Any
+) -> list[dict[str, Any]]:
+    settings = KafkaSettings(bootstrap_servers=[broker.address], raw_batches=path)
     count = capture(settings, names, out, SystemClock(), **options)
     raw = out.read_bytes()
     if out.suffix == ".gz":
@@ -45,10 +47,14 @@ def captured(broker: Broker, out: Path, *names: str, **options: Any) -> list[dic
     return lines
 
 
-def test_a_line_holds_all_that_a_record_is(broker: Broker, tmp_path: Path) -> None:
+BOTH_PATHS = pytest.mark.parametrize("path", ["auto", "off"], ids=["raw", "public"])
+
+
+@BOTH_PATHS
+def test_a_line_holds_all_that_a_record_is(path: Literal["auto", "off"], broker: Broker, tmp_path: Path) -> None:
     topic = new_topic(broker)
     write(broker, topic, [Message(b"\xff", b"k", [("h", b"1")], 5), Message(None, b"gone", [], 6)])
-    assert captured(broker, tmp_path / "c.ndjson", topic) == [
+    assert captured(broker, tmp_path / "c.ndjson", topic, path=path) == [
         {
             "partition": 0,
             "offset": 0,
@@ -68,14 +74,17 @@ def test_a_line_holds_all_that_a_record_is(broker: Broker, tmp_path: Path) -> No
     ]
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("name", ["c.ndjson", "c.ndjson.gz", "c.ndjson.zst"])
-def test_a_replay_of_the_capture_gives_the_records_of_the_topic(name: str, broker: Broker, tmp_path: Path) -> None:
+def test_a_replay_of_the_capture_gives_the_records_of_the_topic(
+    name: str, path: Literal["auto", "off"], broker: Broker, tmp_path: Path
+) -> None:
     topic = new_topic(broker, partitions=2)
     for partition in range(2):
         write(broker, topic, numbered(0, 50), partition)
         write_transaction(broker, topic, numbered(50, 60), commit=False, partition=partition)
         write(broker, topic, numbered(60, 70), partition)
-    captured(broker, tmp_path / name, topic)
+    captured(broker, tmp_path / name, topic, path=path)
     replay = opened(lambda: FileSource(FileSettings(paths=[str(tmp_path / name)]), SystemClock()))
     found = read_to_end(replay, from_start(replay))
     replay.close()

@@ -1,19 +1,27 @@
-"""KafkaSource against a real broker: what a log may hold, what a group may do, and what may go wrong."""
+"""KafkaSource against a real broker: what a log may hold, what a group may do, and what may go wrong.
+
+Every test that takes a `bench` runs on both paths, whole batches and record by record; where a promise can't be kept on
+one of them, the test names its path and says what holds there instead.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import pytest
 
 from service.clock import SystemClock
 from service.errors import Unavailable
+from service.ingest import kafka_public
 from service.ingest.contract import Corrupt, Gap, Record, RecordBatch, TopicPartition
+from service.ingest.kafka_codecs import EXPANDED_BYTES_MAX
 from service.ingest.kafka_group import FencedMember
 from service.ingest.kafka_source import KafkaSource
 from service.settings import KafkaSasl, KafkaSettings
@@ -22,6 +30,7 @@ from tests.kafka.fixtures import SOCKETS_LEFT, collected  # noqa: F401
 from tests.kafka.topics import (
     Message,
     delete_before,
+    flip,
     new_topic,
     numbered,
     topics,
@@ -44,18 +53,21 @@ pytestmark = [pytest.mark.kafka, SOCKETS_LEFT]
 
 
 class Bench:
-    """Makes sources of one broker and closes them after the test."""
+    """Makes sources of one broker, all on one path, and closes them after the test."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, raw_batches: str) -> None:
         self.broker = broker
+        self.raw_batches = raw_batches
         self.sources: list[KafkaSource] = []
 
     def source(self, *names: str, **settings: object) -> KafkaSource:
         chosen = {
             "bootstrap_servers": [self.broker.address],
             "group_id": f"group-{uuid4()}",
+            "raw_batches": self.raw_batches,
         } | settings
         self.sources.append(KafkaSource(KafkaSettings(topics=list(names), **chosen), SystemClock()))  # type: ignore[arg-type]
+        assert self.sources[-1].reads_raw() == (self.raw_batches == "auto")
         return self.sources[-1]
 
     def opened(self, *names: str, **settings: object) -> KafkaSource:
@@ -68,9 +80,26 @@ class Bench:
             source.close()
 
 
+BOTH_PATHS = pytest.mark.parametrize("path", ["auto", "off"], ids=["raw", "public"])
+
+
+@pytest.fixture(params=["auto", "off"], ids=["raw", "public"])
+def bench(broker: Broker, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(broker, request.param)
+    yield bench
+    bench.close()
+
+
 @pytest.fixture
-def bench(broker: Broker) -> Iterator[Bench]:
-    bench = Bench(broker)
+def raw_bench(broker: Broker) -> Iterator[Bench]:
+    bench = Bench(broker, "auto")
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def public_bench(broker: Broker) -> Iterator[Bench]:
+    bench = Bench(broker, "off")
     yield bench
     bench.close()
 
@@ -195,36 +224,146 @@ def test_a_log_shorter_than_our_position_is_a_gap_and_reading_goes_on_at_its_end
     assert values(_poll_until(source, records)) == [b"10", b"11"]
 
 
-def test_a_corrupt_batch_is_named_and_its_neighbours_are_read(bench: Bench) -> None:
-    topic = new_topic(bench.broker)
-    for first in (0, 10, 20):
-        write(bench.broker, topic, numbered(first, first + 10))
-    _flip(bench.broker, topic, b"key-15")
-    source = bench.opened(topic)
+def test_on_the_raw_path_a_corrupt_batch_is_named_and_its_neighbours_are_read(raw_bench: Bench) -> None:
+    topic = _topic_with_a_corrupt_batch(raw_bench)
+    source = raw_bench.opened(topic)
     batches = whole(source)
-    expected = [*range(10), *range(20, 30)]
-    assert values(batches) == [b"%d" % number for number in expected]
-    assert [corrupt for batch in batches for corrupt in batch.corrupt] == [Corrupt(10, 20, "checksum does not match")]
+    assert values(batches) == NEIGHBOURS
+    assert _corrupt(batches) == [Corrupt(10, 20, "checksum does not match")]
     assert batches[-1].next_offset == 30
 
 
-def test_a_last_batch_that_is_corrupt_does_not_hold_up_what_comes_later(bench: Bench) -> None:
+def test_on_the_public_path_a_corrupt_batch_costs_a_rejoin_and_is_then_named_and_its_neighbours_are_read(
+    public_bench: Bench,
+) -> None:
+    topic = _topic_with_a_corrupt_batch(public_bench)
+    source = public_bench.opened(topic)
+    batches, lost = _read_as_the_loop_does(source, {}, lambda found: found and found[-1].next_offset == 30)
+    assert values(batches) == NEIGHBOURS
+    assert [corrupt[:2] for corrupt in _corrupt(batches)] == [(10, 20)]
+    assert "failed crc check" in _corrupt(batches)[0].detail
+    assert lost == 1
+    source.seek(*source.assigned(), 12)
+    again = _poll_until(source, records)
+    assert [corrupt[:2] for corrupt in _corrupt(again)] == [(12, 20)], "it is remembered, and costs no second rejoin"
+    assert values(again) == NEIGHBOURS[10:]
+
+
+NEIGHBOURS: list[bytes | None] = [b"%d" % number for number in (*range(10), *range(20, 30))]
+
+
+def _topic_with_a_corrupt_batch(bench: Bench) -> str:
     topic = new_topic(bench.broker)
-    write(bench.broker, topic, numbered(0, 10))
-    _flip(bench.broker, topic, b"key-9")
-    source = bench.opened(topic)
-    assert [corrupt[:2] for batch in whole(source) for corrupt in batch.corrupt] == [(0, 10)]
-    write(bench.broker, topic, numbered(10, 11))
+    for first in (0, 10, 20):
+        write(bench.broker, topic, numbered(first, first + 10))
+    flip(bench.broker, topic, b"key-15")
+    return topic
+
+
+def _corrupt(batches: list[RecordBatch]) -> list[Corrupt]:
+    return [corrupt for batch in batches for corrupt in batch.corrupt]
+
+
+def _read_as_the_loop_does(
+    source: KafkaSource,
+    positions: dict[TopicPartition, int],
+    enough: Callable[[list[RecordBatch]], object],
+) -> tuple[list[RecordBatch], int]:
+    """Poll until enough was found, seeking what is newly shown to where it was; tell how often all was lost."""
+    found: list[RecordBatch] = []
+    sought: frozenset[TopicPartition] = frozenset()
+    lost = 0
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not enough(found):
+        shown = source.assigned()
+        for partition in shown - sought:
+            source.seek(partition, positions.get(partition))
+        lost += bool(sought and not shown)
+        sought = shown
+        with suppress(Unavailable):
+            for batch in source.poll(0.2, NONE_PAUSED):
+                found.append(batch)
+                positions[TopicPartition(batch.topic, batch.partition)] = batch.next_offset
+        assert time.monotonic() < deadline_s, f"found only {found}"
+    return found, lost
+
+
+def test_on_the_raw_path_a_last_batch_that_is_corrupt_does_not_hold_up_what_comes_later(raw_bench: Bench) -> None:
+    topic = new_topic(raw_bench.broker)
+    write(raw_bench.broker, topic, numbered(0, 10))
+    flip(raw_bench.broker, topic, b"key-9")
+    source = raw_bench.opened(topic)
+    assert [corrupt[:2] for corrupt in _corrupt(whole(source))] == [(0, 10)]
+    write(raw_bench.broker, topic, numbered(10, 11))
     assert values(_poll_until(source, records)) == [b"10"]
 
 
-def _flip(broker: Broker, topic: str, needle: bytes) -> None:
-    """Change one byte of a record in the broker's own file; brokers do not check what they send."""
-    path: Path = broker.folder / "data" / f"{topic}-0" / "00000000000000000000.log"
-    at = path.read_bytes().index(needle)
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(b"K")
+def test_on_the_public_path_a_last_batch_that_is_corrupt_costs_a_rejoin_and_does_not_hold_up_what_comes_later(
+    public_bench: Bench,
+) -> None:
+    topic = new_topic(public_bench.broker)
+    write(public_bench.broker, topic, numbered(0, 10))
+    flip(public_bench.broker, topic, b"key-9")
+    source = public_bench.opened(topic)
+    batches, lost = _read_as_the_loop_does(source, {}, _corrupt)
+    assert [corrupt[:2] for corrupt in _corrupt(batches)] == [(0, 10)]
+    assert lost == 1
+    write(public_bench.broker, topic, numbered(10, 11))
+    assert values(_poll_until(source, records)) == [b"10"]
+
+
+def test_on_the_public_path_an_error_that_does_not_come_back_costs_a_rejoin_and_no_record(
+    public_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes may be damaged on the wire; whatever a decompressor makes of them is met once."""
+    topic = new_topic(public_bench.broker)
+    write(public_bench.broker, topic, numbered(0, 10))
+    source = public_bench.opened(topic)
+    monkeypatch.setattr(source._consumer, "poll", _raise)
+    batches, lost = _read_as_the_loop_does(source, {}, records)
+    assert values(batches) == [b"%d" % number for number in range(10)]
+    assert (_corrupt(batches), lost) == ([], 1)
+
+
+def _raise(**_: object) -> None:
+    raise zlib.error("invalid distance too far back")
+
+
+def test_on_the_raw_path_a_batch_that_expands_beyond_the_limit_is_corrupt(raw_bench: Bench) -> None:
+    topic = _topic_with_a_bomb(raw_bench)
+    batches = whole(raw_bench.opened(topic))
+    assert values(batches) == [b"0", b"1"]
+    assert [corrupt[:2] for corrupt in _corrupt(batches)] == [(1, 2)]
+    assert "more than 67108864 bytes" in _corrupt(batches)[0].detail
+
+
+def test_on_the_public_path_a_batch_that_expands_beyond_the_limit_is_expanded_and_handed_over_alone(
+    public_bench: Bench,
+) -> None:
+    topic = _topic_with_a_bomb(public_bench)
+    batches = whole(public_bench.opened(topic))
+    assert [len(record.value or b"") for record in records(batches)] == [1, EXPANDED_BYTES_MAX + 1, 1]
+    assert [len(batch.records) for batch in batches] == [1, 1, 1]
+
+
+def _topic_with_a_bomb(bench: Bench) -> str:
+    topic = new_topic(bench.broker)
+    large = {"compression_type": "zstd", "max_request_size": 1 << 28}
+    for message in (Message(b"0"), Message(bytes(EXPANDED_BYTES_MAX + 1)), Message(b"1")):
+        write(bench.broker, topic, [message], **large)
+    return topic
+
+
+def test_on_the_public_path_no_more_bytes_are_handed_over_at_once_than_allowed_and_none_is_lost(
+    public_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_public, "HANDED_BYTES_MAX", 100)
+    topic = new_topic(public_bench.broker)
+    write(public_bench.broker, topic, numbered(0, 300))
+    batches = whole(public_bench.opened(topic, poll_records_max=200))
+    assert values(batches) == [b"%d" % number for number in range(300)]
+    sizes = [sum(len(r.key or b"") + len(r.value or b"") for r in batch.records) for batch in batches]
+    assert 50 < max(sizes) <= 100
 
 
 def test_an_absent_topic_is_unavailable_and_is_not_created(bench: Bench) -> None:
@@ -254,7 +393,7 @@ def test_committed_offsets_are_for_others_and_a_new_member_does_not_start_from_t
 ) -> None:
     topic = new_topic(bench.broker)
     write(bench.broker, topic, numbered(0, 4))
-    first = bench.opened(topic, group_id="committing")
+    first = bench.opened(topic, group_id=f"committing-{bench.raw_batches}")
     (partition,) = first.assigned()
     whole(first)
     deadline_s = time.monotonic() + PATIENCE_S
@@ -263,7 +402,7 @@ def test_committed_offsets_are_for_others_and_a_new_member_does_not_start_from_t
         first.poll(0.1, NONE_PAUSED)
     assert _committed(first, partition) == 3
     first.close()
-    assert len(records(whole(bench.opened(topic, group_id="committing")))) == 4
+    assert len(records(whole(bench.opened(topic, group_id=f"committing-{bench.raw_batches}")))) == 4
 
 
 def _committed(source: KafkaSource, partition: TopicPartition) -> int | None:
@@ -276,9 +415,9 @@ def test_a_second_member_takes_over_partitions_and_gives_them_back(bench: Bench)
     topic = new_topic(bench.broker, partitions=4)
     for partition in range(4):
         write(bench.broker, topic, numbered(0, 5), partition)
-    first = bench.opened(topic, group_id="shared")
+    first = bench.opened(topic, group_id=f"shared-{bench.raw_batches}")
     read_to_end(first, from_start(first))
-    second = bench.source(topic, group_id="shared")
+    second = bench.source(topic, group_id=f"shared-{bench.raw_batches}")
     members = _Turns(first, second)
     members.until(lambda: members.has_read(second, 2) and len(members.shown[first]) == 2)
     kept, moved = members.shown[first], members.shown[second]
@@ -324,7 +463,7 @@ class _Turns:
 
 def test_a_member_whose_instance_name_is_taken_ends(bench: Bench) -> None:
     topic = new_topic(bench.broker)
-    settings = {"group_id": "static", "group_instance_id": "one"}
+    settings = {"group_id": f"static-{bench.raw_batches}", "group_instance_id": "one"}
     first = bench.opened(topic, **settings)
     (partition,) = first.assigned()
     whole(first)
@@ -336,11 +475,10 @@ def test_a_member_whose_instance_name_is_taken_ends(bench: Bench) -> None:
             first.poll(0.1, NONE_PAUSED)
 
 
-def test_a_broker_that_is_killed_is_unavailable_and_reading_goes_on_when_it_is_back(
-    tmp_path: Path,
-) -> None:
+@BOTH_PATHS
+def test_a_broker_that_is_killed_is_unavailable_and_reading_goes_on_when_it_is_back(path: str, tmp_path: Path) -> None:
     broker = Broker(tmp_path / "broker").start()
-    bench = Bench(broker)
+    bench = Bench(broker, path)
     try:
         topic = new_topic(broker)
         write(broker, topic, numbered(0, 5))
@@ -377,9 +515,10 @@ def _poll_until(source: KafkaSource, enough: Callable[[list[RecordBatch]], objec
     return found
 
 
-def test_an_unreachable_broker_is_unavailable_and_leaves_no_thread_behind() -> None:
+@BOTH_PATHS
+def test_an_unreachable_broker_is_unavailable_and_leaves_no_thread_behind(path: Literal["auto", "off"]) -> None:
     before = threading.active_count()
-    settings = KafkaSettings(bootstrap_servers=["127.0.0.1:1"])
+    settings = KafkaSettings(bootstrap_servers=["127.0.0.1:1"], raw_batches=path)
     source = KafkaSource(settings, SystemClock())
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         source.poll(0, NONE_PAUSED)
@@ -390,11 +529,12 @@ def test_an_unreachable_broker_is_unavailable_and_leaves_no_thread_behind() -> N
     assert source.assigned() == frozenset()
 
 
+@BOTH_PATHS
 def test_sasl_lets_in_who_knows_the_password_and_tells_who_does_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = Broker(tmp_path / "broker", sasl=True).start()
-    bench = Bench(broker)
+    bench = Bench(broker, path)
     try:
         topic = new_topic(broker)
         write(broker, topic, numbered(0, 2))
