@@ -32,7 +32,7 @@ class Plan:
     flood_ids: tuple[int, ...]  # room is there for a fifth of the first
     time_s: float
     engine_timeout_s: float
-    # Up to which share of the time a work may begin another round; the curves have the rest.
+    # Up to which share of the time a work may begin another round; latency, flood and curves share the rest.
     until: tuple[tuple[str, float], ...] = (
         ("W1", 0.5),
         ("W2", 0.65),
@@ -149,7 +149,7 @@ class Bench:
         plan, rates = self._plan, self.result["W1"].get(OURS)
         if not rates:
             return {"missing": "ours did not run W1"}
-        if not self._time_left("latency"):
+        if not self._time_left("rest"):
             return {"missing": "the time was up"}
         half = median(rates) / 2
         try:
@@ -164,12 +164,13 @@ class Bench:
 
     def flood(self, bootstrap: str) -> None:
         """Run ours on more ids than there is room for."""
-        self.result["flood"] = self._flood(bootstrap)
+        entities_max = max(1, self._plan.flood_ids[0] // 5)
+        self.result["flood"] = {"entities_max": entities_max} | self._flood(bootstrap, entities_max)
 
-    def _flood(self, bootstrap: str) -> dict[str, Any]:
+    def _flood(self, bootstrap: str, entities_max: int) -> dict[str, Any]:
         ids = self._plan.flood_ids
-        load, entities_max = Flood.of_ids(ids[-1]), max(1, ids[0] // 5)
-        if not self._time_left("flood"):
+        load = Flood.of_ids(ids[-1])
+        if not self._time_left("rest"):
             return {"missing": "the time was up"}
         self._write(bootstrap, load)
         command = [ours_python(), "-m", "tests.bench.flood", bootstrap, *map(str, (entities_max, *ids))]
@@ -182,7 +183,7 @@ class Bench:
         if found["rejected_by_reason"] != refused:
             self.result["faults"].append(f"flood: rejected {found['rejected_by_reason']}, expected {refused}")
         self._say(f"flood of {load.messages:,} ids: {found['messages_per_s']:,.0f} messages/s")
-        return {"entities_max": entities_max} | {name: found[name] for name in ("marks", "rejected", "stages_s")}
+        return {name: found[name] for name in ("marks", "rejected", "stages_s")}
 
     def curves(self, bootstrap: str) -> None:
         """Run ours on W1 over fleets and over partitions."""
@@ -197,7 +198,7 @@ class Bench:
 
     def _point(self, bootstrap: str, load: Load) -> dict[str, Any]:
         where = f"W1 with {load.gpus:,} GPUs on {load.partitions} partitions"
-        if not self._time_left("curve"):
+        if not self._time_left("rest"):
             return {"missing": "the time was up"}
         self._write(bootstrap, load)
         try:
