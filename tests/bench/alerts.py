@@ -54,6 +54,7 @@ class End:
     def __init__(self, load: Steady, handed: Handed, ready: Path, stop: threading.Event) -> None:
         self.found: dict[str, Any] = {}
         self.ticks = 0
+        self.put_ns: dict[int, int] = {}  # by the end of a tick, when its alerts were in the outbox
         self._load = load
         self._handed = handed
         self._ready = ready
@@ -75,6 +76,8 @@ class End:
 
     def on_tick(self, worker: Worker, outcome: TickOutcome) -> None:
         self.ticks += 1
+        if outcome.fired:
+            self.put_ns[outcome.end_ns] = time.time_ns()
 
     def on_checkpoint(self, seconds: float) -> None: ...
 
@@ -97,7 +100,7 @@ def run(bootstrap: str, load: Steady, ready: Path, folder: Path) -> dict[str, An
     settings = settings_of(bootstrap, load, folder, alerting=ALERTING, http={"port": 0})
     configure(settings.log)
     app.run_service(settings, SystemClock(), stop)
-    return end.found | {"handed": handed.alerts}
+    return end.found | {"handed": [(gpu, fired, end.put_ns.get(fired, now), now) for gpu, fired, now in handed.alerts]}
 
 
 def main() -> None:

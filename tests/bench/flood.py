@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.bench.ours import run, settings_of
 from tests.bench.works import Flood
 
-FILE_BYTES_MAX = 1 << 33  # a letter has half a kilobyte: at the default of 1 GiB two million would stop the stream
+FILE_BYTES_MAX = 1 << 33  # a letter has half a kilobyte: at the default of 1 GiB 2.5 million would stop the stream
 
 
 def main() -> None:

@@ -28,10 +28,10 @@ def awaited_ns(rounds: Sequence[Round], fired_ns: int, lateness_ns: int = LATENE
     return max(rounds[first][1]) if first < len(rounds) else None
 
 
-def latencies_s(rounds: Sequence[Round], handed: Iterable[tuple[str, int, int]]) -> list[float]:
-    """Return the latency of each alert: (GPU, end of its tick, when it was handed over)."""
-    waits = [(awaited_ns(rounds, fired_ns), handed_ns) for _, fired_ns, handed_ns in handed]
-    return sorted((handed_ns - since_ns) / 1e9 for since_ns, handed_ns in waits if since_ns is not None)
+def latencies_s(rounds: Sequence[Round], reached: Iterable[tuple[int, int]]) -> list[float]:
+    """Return how long each alert took, in order: given are the end of its tick, and when it was where it should be."""
+    waits = [(awaited_ns(rounds, fired_ns), then_ns) for fired_ns, then_ns in reached]
+    return sorted((then_ns - since_ns) / 1e9 for since_ns, then_ns in waits if since_ns is not None)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -41,7 +41,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 def faults(load: Steady, found: dict[str, Any]) -> list[str]:
     """Return what was not told, or told without cause."""
-    told = {gpu for gpu, _, _ in found["handed"]}
+    told = {gpu for gpu, *_ in found["handed"]}
     expected = load.idle_gpus()
     wrong = []
     if found["messages"] != load.messages:
@@ -75,7 +75,9 @@ def measure(
         reading = pool.submit(run, service, own, timeout_s)
         produced = paced(load, str(rate), ready)
         found = reading.result()
-    ordered = latencies_s(produced["rounds"], found["handed"])
+    rounds = produced["rounds"]
+    stored = latencies_s(rounds, [(fired_ns, put_ns) for _, fired_ns, put_ns, _ in found["handed"]])
+    ordered = latencies_s(rounds, [(fired_ns, handed_ns) for _, fired_ns, _, handed_ns in found["handed"]])
     figures = {
         "messages_per_s": produced["messages_per_s"],
         "half_of_ours_per_s": half_rate,
@@ -86,5 +88,6 @@ def measure(
         "peak_rss_bytes": found["peak_rss_bytes"],
     }
     if ordered:
+        figures |= {"outbox_p50_s": percentile(stored, 0.5), "outbox_p99_s": percentile(stored, 0.99)}
         figures |= {"p50_s": percentile(ordered, 0.5), "p99_s": percentile(ordered, 0.99), "max_s": ordered[-1]}
     return figures, faults(load, found)

@@ -32,6 +32,8 @@ def result() -> dict[str, Any]:
             "gpus": 64,
             "ticks": 130,
             "alerts": 16,
+            "outbox_p50_s": 0.125,
+            "outbox_p99_s": 0.375,
             "p50_s": 0.25,
             "p99_s": 0.5,
             "max_s": 0.75,
@@ -77,7 +79,9 @@ def test_a_point_of_the_curve_that_was_left_out_says_why(result):
 
 
 def test_latency_and_flood_have_tables(result):
-    assert grid_of(result, "notifier").rows == [("50", "100", "71", "64", "130", "16", "0.250 s", "0.500 s", "0.750 s")]
+    assert grid_of(result, "notifier").rows == [
+        ("50", "100", "71", "64", "130", "16", "0.125 s", "0.375 s", "0.250 s", "0.500 s", "0.750 s")
+    ]
     assert grid_of(result, "flood").rows == [("50", "30", "1 MiB"), ("100", "20", "2 MiB")]
     for name in ("latency", "flood"):
         result[name] = {"missing": "the time was up"}
@@ -114,8 +118,8 @@ def test_an_alert_waits_for_the_slowest_partition_to_pass_the_end_of_its_tick_by
 
 def test_latencies_count_from_what_was_awaited():
     rounds = [(at + 30_000, produced) for at, produced in ROUNDS]
-    handed = [("a", 10**10, 400 + 2 * 10**9), ("b", 0, 200 + 10**9), ("never closed", 3 * 10**10, 10**10)]
-    assert latency.latencies_s(rounds, handed) == [1.0, 2.0]
+    reached = [(10**10, 400 + 2 * 10**9), (0, 200 + 10**9), (3 * 10**10, 10**10)]  # no round ends the last one's tick
+    assert latency.latencies_s(rounds, reached) == [1.0, 2.0]
 
 
 def test_percentiles_are_values_that_were_measured():
@@ -135,11 +139,11 @@ def test_in_a_steady_load_every_gpu_that_falls_idle_does_so_in_time(rate):
 
 def test_an_alert_that_is_missing_or_without_cause_is_a_fault():
     load = Steady.at(1.0, 10)
-    handed = [(gpu, 0, 0) for gpu in sorted(load.idle_gpus())]
+    handed = [(gpu, 0, 0, 0) for gpu in sorted(load.idle_gpus())]
     right = {"messages": load.messages, "rejected": 0, "handed": handed}
     assert latency.faults(load, right) == []
     assert len(latency.faults(load, right | {"handed": handed[1:]})) == 1
-    assert len(latency.faults(load, right | {"handed": [*handed, ("GPU-other", 0, 0)]})) == 1
+    assert len(latency.faults(load, right | {"handed": [*handed, ("GPU-other", 0, 0, 0)]})) == 1
     assert len(latency.faults(load, right | {"messages": 1, "rejected": 3})) == 2
 
 
