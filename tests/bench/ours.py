@@ -94,28 +94,39 @@ class Stopwatch:
 class Finish:
     """Notes when the first batch came in, stops the loop when the last message did; also sees which alerts fire."""
 
-    def __init__(
-        self, intake: Intake, stopwatch: Stopwatch, stop: threading.Event, messages: int, marks: Sequence[int]
-    ) -> None:
+    def __init__(self, stopwatch: Stopwatch, stop: threading.Event, messages: int, marks: Sequence[int]) -> None:
         self.began_s = 0.0
         self.passed: list[dict[str, float]] = []
         self._marks = deque(marks)
         self.idle_gpus: set[str] = set()
         self.other_alerts = 0
-        self._take = intake.take
         self._stopwatch = stopwatch
         self._stop = stop
         self._messages = messages
         self._next_offsets: dict[int, int] = {}
 
-    def take(self, batch: RecordBatch, decoded: Any) -> Any:
-        """Take in a batch. Offsets without gaps count the messages, whatever a batch looks like inside."""
-        if not self.began_s:
-            self.began_s = time.perf_counter()
-            self._stopwatch.seconds.clear()
-        letters = self._take(batch, decoded)
-        self._next_offsets[batch.partition] = batch.next_offset
-        return letters
+    def watch(self, intake: Intake, worker: Worker) -> tuple[Intake, Worker]:
+        """See what these take in; the loop replaces them when too many label sets are known."""
+        for owner, method, stage in (
+            (intake, "decode", "decode"),
+            (intake, "take", "take"),
+            (worker, "advance", "tick"),
+            (worker, "snapshot", "checkpoint"),
+        ):
+            self._stopwatch.wrap(owner, method, stage)
+        inner = intake.take
+
+        def take(batch: RecordBatch, decoded: Any) -> Any:
+            if not self.began_s:
+                self.began_s = time.perf_counter()
+                self._stopwatch.seconds.clear()
+            letters = inner(batch, decoded)
+            # Offsets without gaps count the messages, whatever a batch looks like inside.
+            self._next_offsets[batch.partition] = batch.next_offset
+            return letters
+
+        intake.take = take  # type: ignore[method-assign]
+        return intake, worker
 
     def seen(self) -> int:
         """Return how many messages were taken in."""
@@ -162,17 +173,12 @@ def run(settings: Configuration, load: Load, cleanup: ExitStack, marks: Sequence
     letters = DeadLetterFile(directory.dead_letters, settings.ingest.dead_letter, 0)
     cleanup.callback(letters.close)
     pipeline = app.Pipeline(settings, source, None, clock)
-    for owner, method, stage in (
-        (source, "poll", "poll"),
-        (pipeline.intake, "decode", "decode"),
-        (pipeline.intake, "take", "take"),
-        (pipeline.worker, "advance", "tick"),
-        (pipeline.worker, "snapshot", "checkpoint"),
-        (store, "save", "checkpoint"),
-    ):
-        stopwatch.wrap(owner, method, stage)
-    finish = Finish(pipeline.intake, stopwatch, stop, load.messages, marks)
-    pipeline.intake.take = finish.take  # type: ignore[method-assign]
+    finish = Finish(stopwatch, stop, load.messages, marks)
+    stopwatch.wrap(source, "poll", "poll")
+    stopwatch.wrap(store, "save", "checkpoint")
+    finish.watch(pipeline.intake, pipeline.worker)
+    rebuild = pipeline.rebuild
+    pipeline.rebuild = lambda resume: finish.watch(*rebuild(resume))  # type: ignore[method-assign]
     loop = pipeline.loop(letters, app.Mailbox(outbox, settings.alerting, lambda: None), store, [finish], stop)
     loop.run()
     seconds = time.perf_counter() - finish.began_s
