@@ -15,7 +15,7 @@ from tests.bench.engines import Cores, load_arguments, run
 from tests.bench.works import Steady
 
 LATENESS_NS = 30 * 10**9  # ingest.lateness_max_s, by default
-PRODUCER_SHARE = 0.7  # of what it can: beyond that one would measure the producer's own queue
+PRODUCER_SHARE = 0.5  # of what it can while nobody reads: beyond that one would measure its own queue
 Round = tuple[int, Sequence[int]]  # event time in ms, and by partition when its first record was produced
 
 
@@ -82,6 +82,7 @@ def measure(
         "messages_per_s": produced["messages_per_s"],
         "half_of_ours_per_s": half_rate,
         "producer_max_per_s": able,
+        "producer_queue_max_s": produced["queue_max_s"],
         "gpus": load.gpus,
         "alerts": len(ordered),
         "ticks": found["ticks"],

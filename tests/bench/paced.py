@@ -33,6 +33,7 @@ class Paced:
         self._topic = topic
         self._load = load
         self.written = 0
+        self.queued = 0  # the most that was not yet acknowledged at the end of a round
 
     def round(self, messages: list[dict[str, bytes]], began_s: float, rate: float) -> list[int]:
         """Write one round, no message before its time; return when the first of each partition was produced."""
@@ -46,6 +47,7 @@ class Paced:
                 self._put(messages[at + partition : at + CHUNK : count], partition)
             self._producer.poll(0)
             self.written += len(messages[at : at + CHUNK])
+        self.queued = max(self.queued, len(self._producer))
         return first
 
     def _put(self, messages: list[dict[str, bytes]], partition: int) -> None:
@@ -95,7 +97,8 @@ def write(bootstrap: str, load: Steady, rate: float, ready: Path) -> dict[str, A
         upcoming = next(rounds)
     seconds = time.monotonic() - began_s
     producer.finish()
-    return {"messages_per_s": producer.written / seconds, "messages": producer.written, "rounds": produced}
+    found = {"messages_per_s": producer.written / seconds, "messages": producer.written, "rounds": produced}
+    return found | {"queue_max_s": producer.queued / rate}
 
 
 def main() -> None:

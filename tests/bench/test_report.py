@@ -29,6 +29,7 @@ def result() -> dict[str, Any]:
             "messages_per_s": 50.0,
             "half_of_ours_per_s": 100.0,
             "producer_max_per_s": 71.0,
+            "producer_queue_max_s": 0.0625,
             "gpus": 64,
             "ticks": 130,
             "alerts": 16,
@@ -80,7 +81,7 @@ def test_a_point_of_the_curve_that_was_left_out_says_why(result):
 
 def test_latency_and_flood_have_tables(result):
     assert grid_of(result, "notifier").rows == [
-        ("50", "100", "71", "64", "130", "16", "0.125 s", "0.375 s", "0.250 s", "0.500 s", "0.750 s")
+        ("50", "100", "71", "64", "130", "16", "0.062 s", "0.125 s", "0.375 s", "0.250 s", "0.500 s", "0.750 s")
     ]
     assert grid_of(result, "flood").rows == [("50", "30", "1 MiB"), ("100", "20", "2 MiB")]
     for name in ("latency", "flood"):
