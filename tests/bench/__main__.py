@@ -60,6 +60,8 @@ def measure(plan: Plan, console: Console) -> Result:
     bench.kernels()
     with broker_on(cores.broker) as broker:
         bench.works(broker.address)
+        bench.latency(broker.address)
+        bench.flood(broker.address)
         bench.curves(broker.address)
     return bench.result
 

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,11 @@ from tests.bench.works import Load
 IDLE_KINDS = ("idle_held", "truly_idle")
 
 
-def settings_of(bootstrap: str, load: Load, folder: Path) -> Configuration:
-    """Return the default configuration with this topic and this fleet; idleness fires after ten minutes, as the peers' does."""
+def settings_of(bootstrap: str, load: Load, folder: Path, **more: dict[str, Any]) -> Configuration:
+    """Return the default configuration with this topic and this fleet, and `more` by section.
+
+    Idleness fires after ten minutes, as the peers' does.
+    """
     count = max(100_000, 2 * load.gpus)
     values: dict[str, Any] = {
         "source": {
@@ -61,6 +64,8 @@ def settings_of(bootstrap: str, load: Load, folder: Path) -> Configuration:
         "detectors": {"idle_waste": {"for_s": dict.fromkeys(IDLE_KINDS, 300)}},
         "log": {"level": "warning"},
     }
+    for section, chosen in more.items():
+        values[section] = values.get(section, {}) | chosen
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(values))
     return config.load(file, {}, app.configuration_type())
@@ -89,30 +94,49 @@ class Stopwatch:
 class Finish:
     """Notes when the first batch came in, stops the loop when the last message did; also sees which alerts fire."""
 
-    def __init__(self, intake: Intake, stopwatch: Stopwatch, stop: threading.Event, messages: int) -> None:
+    def __init__(self, stopwatch: Stopwatch, stop: threading.Event, messages: int, marks: Sequence[int]) -> None:
         self.began_s = 0.0
+        self.passed: list[dict[str, float]] = []
+        self._marks = deque(marks)
         self.idle_gpus: set[str] = set()
         self.other_alerts = 0
-        self._take = intake.take
         self._stopwatch = stopwatch
         self._stop = stop
         self._messages = messages
         self._next_offsets: dict[int, int] = {}
 
-    def take(self, batch: RecordBatch, decoded: Any) -> Any:
-        """Take in a batch. Offsets without gaps count the messages, whatever a batch looks like inside."""
-        if not self.began_s:
-            self.began_s = time.perf_counter()
-            self._stopwatch.seconds.clear()
-        letters = self._take(batch, decoded)
-        self._next_offsets[batch.partition] = batch.next_offset
-        return letters
+    def watch(self, intake: Intake, worker: Worker) -> tuple[Intake, Worker]:
+        """See what these take in; the loop replaces them when too many label sets are known."""
+        for owner, method, stage in (
+            (intake, "decode", "decode"),
+            (intake, "take", "take"),
+            (worker, "advance", "tick"),
+            (worker, "snapshot", "checkpoint"),
+        ):
+            self._stopwatch.wrap(owner, method, stage)
+        inner = intake.take
+
+        def take(batch: RecordBatch, decoded: Any) -> Any:
+            if not self.began_s:
+                self.began_s = time.perf_counter()
+                self._stopwatch.seconds.clear()
+            letters = inner(batch, decoded)
+            # Offsets without gaps count the messages, whatever a batch looks like inside.
+            self._next_offsets[batch.partition] = batch.next_offset
+            return letters
+
+        intake.take = take  # type: ignore[method-assign]
+        return intake, worker
 
     def seen(self) -> int:
         """Return how many messages were taken in."""
         return sum(self._next_offsets.values())
 
     def on_round(self, loop: Loop) -> None:
+        while self._marks and self.seen() >= self._marks[0]:
+            seconds = time.perf_counter() - self.began_s
+            mark = {"messages": self._marks.popleft(), "seen": self.seen(), "seconds": seconds}
+            self.passed.append(mark | {"peak_rss_bytes": peak_rss_bytes()})
         if self.seen() >= self._messages:
             self._stop.set()
 
@@ -128,10 +152,14 @@ class Finish:
     def on_trouble(self, what: str) -> None: ...
 
 
-def run(bootstrap: str, load: Load, folder: Path, cleanup: ExitStack) -> dict[str, Any]:
-    """Read the topic to its end and return what there is to say about it."""
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run(settings: Configuration, load: Load, cleanup: ExitStack, marks: Sequence[int] = ()) -> dict[str, Any]:
+    """Read the topic to its end and return what there is to say about it, also after so many messages each."""
     clock, stop, stopwatch = SystemClock(), threading.Event(), Stopwatch()
-    settings = settings_of(bootstrap, load, folder)
     configure(settings.log)
     warm_up(settings, app.chosen_detectors(settings), Directory(PriceBook(settings.prices), {}))
     directory = StateDirectory(Path(settings.state.directory))
@@ -145,17 +173,12 @@ def run(bootstrap: str, load: Load, folder: Path, cleanup: ExitStack) -> dict[st
     letters = DeadLetterFile(directory.dead_letters, settings.ingest.dead_letter, 0)
     cleanup.callback(letters.close)
     pipeline = app.Pipeline(settings, source, None, clock)
-    for owner, method, stage in (
-        (source, "poll", "poll"),
-        (pipeline.intake, "decode", "decode"),
-        (pipeline.intake, "take", "take"),
-        (pipeline.worker, "advance", "tick"),
-        (pipeline.worker, "snapshot", "checkpoint"),
-        (store, "save", "checkpoint"),
-    ):
-        stopwatch.wrap(owner, method, stage)
-    finish = Finish(pipeline.intake, stopwatch, stop, load.messages)
-    pipeline.intake.take = finish.take  # type: ignore[method-assign]
+    finish = Finish(stopwatch, stop, load.messages, marks)
+    stopwatch.wrap(source, "poll", "poll")
+    stopwatch.wrap(store, "save", "checkpoint")
+    finish.watch(pipeline.intake, pipeline.worker)
+    rebuild = pipeline.rebuild
+    pipeline.rebuild = lambda resume: finish.watch(*rebuild(resume))  # type: ignore[method-assign]
     loop = pipeline.loop(letters, app.Mailbox(outbox, settings.alerting, lambda: None), store, [finish], stop)
     loop.run()
     seconds = time.perf_counter() - finish.began_s
@@ -174,10 +197,12 @@ def _said(load: Load, loop: Loop, finish: Finish, stopwatch: Stopwatch, seconds:
         "idle_gpus": sorted(finish.idle_gpus),
         "other_alerts": finish.other_alerts,
         "rejected": sum(loop.intake.letters_by_reason.values()),
+        "rejected_by_reason": dict(loop.intake.letters_by_reason),
+        "marks": finish.passed,
         "rows": loop.intake.outcomes["rows"],
         "gpus": len(loop.worker.entities),
         "checkpoints": loop.checkpoints,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": peak_rss_bytes(),
         "seconds": seconds,
         "stages_s": stages,
     }
@@ -187,7 +212,8 @@ def main() -> None:
     """Run in a folder that is removed afterwards."""
     bootstrap, work, *numbers = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as cleanup:
-        print(json.dumps(run(bootstrap, Load.of(work, *map(int, numbers)), Path(folder), cleanup)), flush=True)
+        load = Load.of(work, *map(int, numbers))
+        print(json.dumps(run(settings_of(bootstrap, load, Path(folder)), load, cleanup)), flush=True)
 
 
 if __name__ == "__main__":

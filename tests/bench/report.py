@@ -45,7 +45,7 @@ def _line(cells: tuple[str, ...] | list[str]) -> str:
 
 def grids(result: Result) -> list[Grid]:
     """Return the tables for which the result has figures."""
-    made = [_engines(result), _profile(result), _curve(result), _kernels(result)]
+    made = [_engines(result), _profile(result), _latency(result), _flood(result), _curve(result), _kernels(result)]
     return [grid for grid in made if grid.rows]
 
 
@@ -95,6 +95,36 @@ def _curve(result: Result) -> Grid:
                 memory = f"{point['peak_rss_bytes'] / 2**20:,.0f} MiB"
                 rows.append((label, f"{point['messages']:,}", f"{point['messages_per_s']:,.0f}", memory))
     return Grid("Ours on W1 over GPUs and partitions", ("", "messages", "messages/s", "peak memory"), rows)
+
+
+TIMES = ("producer_queue_max_s", "outbox_p50_s", "outbox_p99_s", "p50_s", "p99_s", "max_s")
+
+
+def _latency(result: Result) -> Grid:
+    """Show how long alerts take, and at which rate."""
+    found, rows = result.get("latency", {}), []
+    header = ("messages/s", "half of ours", "producer's most", "GPUs", "ticks", "alerts")
+    header += ("longest producer queue", "p50 in the outbox", "p99 in the outbox", "p50", "p99", "max")
+    if "missing" in found:
+        rows = [(f"missing, {found['missing']}", *[""] * (len(header) - 1))]
+    elif found:
+        counts = ("messages_per_s", "half_of_ours_per_s", "producer_max_per_s", "gpus", "ticks", "alerts")
+        times = [f"{found[name]:.3f} s" if name in found else "" for name in TIMES]
+        rows = [(*(f"{found[name]:,.0f}" for name in counts), *times)]
+    return Grid("From the last event that an alert waited for to its notifier", header, rows)
+
+
+def _flood(result: Result) -> Grid:
+    """Show what ids beyond the limit cost: between two rows, and in memory so far."""
+    found = result.get("flood", {})
+    rows: list[tuple[str, ...]] = [(f"missing, {found['missing']}", "", "")] if "missing" in found else []
+    seen, seconds = 0, 0.0
+    for mark in found.get("marks", []):
+        rate = (mark["seen"] - seen) / (mark["seconds"] - seconds) if mark["seen"] > seen else 0.0
+        seen, seconds = mark["seen"], mark["seconds"]
+        rows.append((f"{mark['messages']:,}", f"{rate:,.0f}", f"{mark['peak_rss_bytes'] / 2**20:,.0f} MiB"))
+    title = f"Ours under a flood of new ids, with room for {found.get('entities_max', 0):,}"
+    return Grid(title, ("ids so far", "messages/s since the row above", "peak memory so far"), rows)
 
 
 def _kernels(result: Result) -> Grid:

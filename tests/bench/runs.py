@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
+from tests.bench import latency
 from tests.bench.build import Missing, ours_python, peers_python
 from tests.bench.engines import ENGINES, OURS, Cores, Engine, Failed, faults, load_arguments, ours, run
-from tests.bench.works import Load
+from tests.bench.works import Flood, Load
 
 KERNELS_TIMEOUT_S = 120.0
 
@@ -26,15 +28,25 @@ class Plan:
     curve_gpus: tuple[int, ...]
     curve_partitions: tuple[int, ...]
     kernel_sizes: tuple[int, ...]
+    latency_s: float  # how long records are produced
+    flood_ids: tuple[int, ...]  # room is there for a fifth of the first
     time_s: float
     engine_timeout_s: float
-    # Up to which share of the time a work may begin another round; the curves have the rest.
-    until: tuple[tuple[str, float], ...] = (("W1", 0.5), ("W2", 0.65), ("W3", 0.75), ("curve", 1.0))
+    # Up to which share of the time a work may begin another round; latency, flood and curves share the rest.
+    until: tuple[tuple[str, float], ...] = (
+        ("W1", 0.5),
+        ("W2", 0.65),
+        ("W3", 0.75),
+        ("latency", 0.8),
+        ("flood", 0.85),
+        ("curve", 1.0),
+    )
 
     def scaled(self, share: float) -> Plan:
         """Return the plan with a share of the messages."""
         messages = {work: int(count * share) for work, count in self.messages.items()}
-        return replace(self, messages=messages, curve_messages=int(self.curve_messages * share))
+        flood_ids = tuple(int(count * share) for count in self.flood_ids)
+        return replace(self, messages=messages, curve_messages=int(self.curve_messages * share), flood_ids=flood_ids)
 
 
 FULL = Plan(
@@ -46,6 +58,8 @@ FULL = Plan(
     curve_gpus=(1_000, 10_000, 100_000, 1_000_000),
     curve_partitions=(1, 4, 16),
     kernel_sizes=(1_000, 50_000, 1_000_000),
+    latency_s=25,
+    flood_ids=(500_000, 1_000_000, 2_000_000),
     time_s=23 * 60,
     engine_timeout_s=300,
 )
@@ -58,6 +72,8 @@ QUICK = Plan(
     curve_gpus=(1_000, 10_000),
     curve_partitions=(1, 16),
     kernel_sizes=(1_000, 50_000),
+    latency_s=10,
+    flood_ids=(50_000, 100_000, 200_000),
     time_s=120,
     engine_timeout_s=40,
 )
@@ -75,6 +91,7 @@ class Bench:
         self._began_s = time.monotonic()
         self.result: dict[str, Any] = {work: {} for work in ENGINES}
         self.result |= {"profile": {}, "memory": {work: {} for work in ENGINES}, "curve": {}, "kernels": {}}
+        self.result |= {"latency": {}, "flood": {}}
         self.result |= {"missing": {}, "faults": [], "plan": {"quick": plan.quick, "messages": dict(plan.messages)}}
 
     def kernels(self) -> None:
@@ -124,6 +141,50 @@ class Bench:
             told = ("seconds", "messages", "rows", "checkpoints", "stages_s")
             self.result["profile"][work] = {name: found[name] for name in told}
 
+    def latency(self, bootstrap: str) -> None:
+        """Run the service at half of what ours read in W1, and see how long its alerts take."""
+        self.result["latency"] = self._latency(bootstrap)
+
+    def _latency(self, bootstrap: str) -> dict[str, Any]:
+        plan, rates = self._plan, self.result["W1"].get(OURS)
+        if not rates:
+            return {"missing": "ours did not run W1"}
+        if not self._time_left("rest"):
+            return {"missing": "the time was up"}
+        half = median(rates) / 2
+        try:
+            figures, wrong = latency.measure(
+                bootstrap, self._cores, half, plan.latency_s, plan.engine_timeout_s, self._say
+            )
+        except (Failed, Missing) as reason:
+            self.result["faults"].append(f"latency: {reason}")
+            return {"missing": str(reason)}
+        self.result["faults"] += wrong
+        return figures
+
+    def flood(self, bootstrap: str) -> None:
+        """Run ours on more ids than there is room for."""
+        entities_max = max(1, self._plan.flood_ids[0] // 5)
+        self.result["flood"] = {"entities_max": entities_max} | self._flood(bootstrap, entities_max)
+
+    def _flood(self, bootstrap: str, entities_max: int) -> dict[str, Any]:
+        ids = self._plan.flood_ids
+        load = Flood.of_ids(ids[-1])
+        if not self._time_left("rest"):
+            return {"missing": "the time was up"}
+        self._write(bootstrap, load)
+        command = [ours_python(), "-m", "tests.bench.flood", bootstrap, *map(str, (entities_max, *ids))]
+        try:
+            found = run(command, self._cores.of(1), self._plan.engine_timeout_s)
+        except Failed as reason:
+            self.result["faults"].append(f"flood: {reason}")
+            return {"missing": str(reason)}
+        refused = {"entities_max": load.messages - entities_max}
+        if found["rejected_by_reason"] != refused:
+            self.result["faults"].append(f"flood: rejected {found['rejected_by_reason']}, expected {refused}")
+        self._say(f"flood of {load.messages:,} ids: {found['messages_per_s']:,.0f} messages/s")
+        return {name: found[name] for name in ("marks", "rejected", "stages_s")}
+
     def curves(self, bootstrap: str) -> None:
         """Run ours on W1 over fleets and over partitions."""
         plan = self._plan
@@ -137,7 +198,7 @@ class Bench:
 
     def _point(self, bootstrap: str, load: Load) -> dict[str, Any]:
         where = f"W1 with {load.gpus:,} GPUs on {load.partitions} partitions"
-        if not self._time_left("curve"):
+        if not self._time_left("rest"):
             return {"missing": "the time was up"}
         self._write(bootstrap, load)
         try:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.bench import latency
 from tests.bench.engines import ENGINES, OURS, faults
 from tests.bench.plot import svg
 from tests.bench.report import Grid, grids
-from tests.bench.works import Load
+from tests.bench.works import Flood, Load, Steady, named
 
 RUST = "Rust rdkafka + serde_json"
 
@@ -24,11 +25,36 @@ def result() -> dict[str, Any]:
         "memory": {"W1": {OURS: 1 << 20, "bytewax": 2 << 20}, "W2": {OURS: 1 << 20}, "W3": {}},
         "missing": {"W1": {RUST: "cargo is not there: rustup installs it"}},
         "curve": {"GPUs": {"1000000": {"missing": "the time was up"}}},
+        "latency": {
+            "messages_per_s": 50.0,
+            "half_of_ours_per_s": 100.0,
+            "producer_max_per_s": 71.0,
+            "producer_queue_max_s": 0.0625,
+            "gpus": 64,
+            "ticks": 130,
+            "alerts": 16,
+            "outbox_p50_s": 0.125,
+            "outbox_p99_s": 0.375,
+            "p50_s": 0.25,
+            "p99_s": 0.5,
+            "max_s": 0.75,
+        },
+        "flood": {
+            "entities_max": 10,
+            "marks": [
+                {"messages": 50, "seen": 60, "seconds": 2.0, "peak_rss_bytes": 1 << 20},
+                {"messages": 100, "seen": 100, "seconds": 4.0, "peak_rss_bytes": 2 << 20},
+            ],
+        },
     }
 
 
 def engines_of(result: dict[str, Any]) -> Grid:
     return grids(result)[0]
+
+
+def grid_of(result: dict[str, Any], title: str) -> Grid:
+    return next(grid for grid in grids(result) if title in grid.title)
 
 
 def test_every_engine_has_a_row_and_a_missing_one_its_reason(result):
@@ -50,7 +76,17 @@ def test_batches_are_also_counted_in_data_points(result):
 
 
 def test_a_point_of_the_curve_that_was_left_out_says_why(result):
-    assert "1,000,000 GPUs: missing, the time was up" in grids(result)[1].markdown()
+    assert "1,000,000 GPUs: missing, the time was up" in grid_of(result, "over GPUs").markdown()
+
+
+def test_latency_and_flood_have_tables(result):
+    assert grid_of(result, "notifier").rows == [
+        ("50", "100", "71", "64", "130", "16", "0.062 s", "0.125 s", "0.375 s", "0.250 s", "0.500 s", "0.750 s")
+    ]
+    assert grid_of(result, "flood").rows == [("50", "30", "1 MiB"), ("100", "20", "2 MiB")]
+    for name in ("latency", "flood"):
+        result[name] = {"missing": "the time was up"}
+    assert grid_of(result, "notifier").rows[0][0] == grid_of(result, "flood").rows[0][0] == "missing, the time was up"
 
 
 def test_the_picture_is_well_formed_and_the_same_each_time(result):
@@ -68,3 +104,52 @@ def test_an_engine_that_finds_other_gpus_or_rejects_is_at_fault():
     assert len(faults(load, OURS, right | {"messages": 1})) == 1
     assert len(faults(load, OURS, right | {"rejected": 3})) == 1
     assert len(faults(load, OURS, right | {"idle_gpus": [*right["idle_gpus"][1:], "GPU-other"]})) == 1
+
+
+# Two partitions, a round every ten seconds of event time; the second partition is always behind.
+ROUNDS = [(0, [100, 200]), (10_000, [300, 400]), (20_000, [500, 600])]
+
+
+@pytest.mark.parametrize(
+    ("fired_ns", "expected"), [(-5 * 10**9, 200), (5 * 10**9, 400), (5 * 10**9 + 1, 600), (15 * 10**9 + 1, None)]
+)
+def test_an_alert_waits_for_the_slowest_partition_to_pass_the_end_of_its_tick_by_the_lateness(fired_ns, expected):
+    assert latency.awaited_ns(ROUNDS, fired_ns, lateness_ns=5 * 10**9) == expected
+
+
+def test_latencies_count_from_what_was_awaited():
+    rounds = [(at + 30_000, produced) for at, produced in ROUNDS]
+    reached = [(10**10, 400 + 2 * 10**9), (0, 200 + 10**9), (3 * 10**10, 10**10)]  # no round ends the last one's tick
+    assert latency.latencies_s(rounds, reached) == [1.0, 2.0]
+
+
+def test_percentiles_are_values_that_were_measured():
+    values = [float(n) for n in range(1, 201)]
+    assert [latency.percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 100.0, 198.0, 200.0]
+    assert latency.percentile([3.0], 0.99) == 3.0
+
+
+@pytest.mark.parametrize("rate", [1.0, 5_000.0, 600_000.0])
+def test_in_a_steady_load_every_gpu_that_falls_idle_does_so_in_time(rate):
+    load = Steady.at(rate, 10)
+    assert load.gpus % load.partitions == 0
+    assert len(load.idle_gpus()) == len(load.falling) >= 16
+    assert all((load.rounds - round_) * load.step_s > 900 for round_ in load.falling.values())
+    assert named("steady", load.messages, load.gpus, load.partitions) == load
+
+
+def test_an_alert_that_is_missing_or_without_cause_is_a_fault():
+    load = Steady.at(1.0, 10)
+    handed = [(gpu, 0, 0, 0) for gpu in sorted(load.idle_gpus())]
+    right = {"messages": load.messages, "rejected": 0, "handed": handed}
+    assert latency.faults(load, right) == []
+    assert len(latency.faults(load, right | {"handed": handed[1:]})) == 1
+    assert len(latency.faults(load, right | {"handed": [*handed, ("GPU-other", 0, 0, 0)]})) == 1
+    assert len(latency.faults(load, right | {"messages": 1, "rejected": 3})) == 2
+
+
+def test_a_flood_names_every_gpu_once():
+    load = Flood.of_ids(100_000)
+    assert load.messages == 98_304
+    assert len({load.gpu_name(number) for number in range(load.messages)}) == load.messages
+    assert named("flood", load.messages, load.gpus, load.partitions) == load

@@ -10,6 +10,10 @@ START_MS = 1_732_400_000_000
 GPUS_PER_NODE = 8
 IDLE_EVERY = 16  # every 16th GPU falls idle half way
 IDLE_SPAN_MIN_S = 900  # long enough for the peers' 600 s, and for our window of 300 s and 300 s in the state
+STEADY_ROUNDS_PER_S = 20  # event time goes 200 times as fast as the clock: 13 ticks a second
+STEADY_GPUS_MIN, STEADY_ALERTS_MAX = 64, 1024
+STEADY_FIRST_ROUND, STEADY_ROUNDS_MIN = 60, 200  # by then windows are full and kernels warm
+FLOOD_ROUND = 4096
 STEP_MIN_S, STEP_MAX_S = 10, 45  # a window of 300 s must hold five samples
 
 
@@ -76,6 +80,10 @@ WORKS = {
     )
 }
 
+# Works of ours alone: nobody is compared in them.
+STEADY = Work("steady", "W1 at a steady rate, GPU after GPU falling idle", "native", 1)
+FLOOD = Work("flood", "W1 in which no GPU reports twice", "native", 1)
+
 
 @dataclass(frozen=True)
 class Load:
@@ -124,7 +132,7 @@ class Load:
     def gpu_name(self, gpu: int) -> str:
         """Return the id under which a GPU stands in the messages."""
         scattered = gpu * 2654435761 % 2**32
-        if self.work.name == "W1":
+        if self.work.format == "native":
             return f"GPU-{scattered:08x}-{gpu:04x}"
         return f"GPU-{scattered:08x}-5ac1-4e4e-9b1d-{gpu:012x}"
 
@@ -154,3 +162,61 @@ class Load:
                 yield metric.idle
             else:
                 yield round(metric.low + random_.random() * (metric.high - metric.low), metric.decimals)
+
+
+@dataclass(frozen=True)
+class Steady(Load):
+    """W1 of which one GPU after the other falls idle, so that many ticks bring alerts."""
+
+    @property
+    def topic(self) -> str:
+        """The name of the one topic: its size is known only when it is there."""
+        return "bench-steady"
+
+    @staticmethod
+    def at(rate: float, seconds: float, partitions: int = 4) -> Steady:
+        """Return the load that takes so long at so many messages a second: the fleet that reports so often."""
+        rounds = max(STEADY_ROUNDS_MIN, int(seconds * STEADY_ROUNDS_PER_S))
+        gpus = max(STEADY_GPUS_MIN, int(rate / STEADY_ROUNDS_PER_S)) // partitions * partitions
+        return Steady(STEADY, gpus, rounds, partitions)
+
+    @property
+    def step_s(self) -> int:
+        """Seconds of event time between two rounds: event time goes much faster than the clock."""
+        return STEP_MIN_S
+
+    @property
+    def falling(self) -> dict[int, int]:
+        """Return the GPUs that fall idle, spread over the fleet, and the round in which each does; all in time to be told."""
+        count = min(STEADY_ALERTS_MAX, self.gpus // 4)
+        last = self.rounds - IDLE_SPAN_MIN_S // self.step_s - 1
+        span = last - STEADY_FIRST_ROUND
+        return {k * self.gpus // count: STEADY_FIRST_ROUND + k * span // count for k in range(count)}
+
+    def idle_gpus(self) -> set[str]:
+        """Return the GPUs for each of which an alert must be told."""
+        return {self.gpu_name(gpu) for gpu in self.falling}
+
+
+@dataclass(frozen=True)
+class Flood(Load):
+    """As many ids as messages; only the first `entities_max` of them find room."""
+
+    @staticmethod
+    def of_ids(ids: int) -> Flood:
+        """Return the load of so many ids, or a few less."""
+        return Flood(FLOOD, FLOOD_ROUND, max(1, ids // FLOOD_ROUND))
+
+    @property
+    def step_s(self) -> int:
+        """Seconds of event time between two rounds."""
+        return STEP_MIN_S
+
+
+def named(work: str, messages: int, gpus: int, partitions: int) -> Load:
+    """Return the load that has these numbers on another command line, see `load_arguments`."""
+    if work == STEADY.name:
+        return Steady(STEADY, gpus, messages // gpus, partitions)
+    if work == FLOOD.name:
+        return Flood(FLOOD, gpus, messages // gpus, partitions)
+    return Load.of(work, messages, gpus, partitions)
