@@ -13,7 +13,7 @@ from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
 from kernels.activity import activity_select, signal_read
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
-from kernels.latest import latest_add
+from kernels.latest import latest_add, latest_read
 from kernels.window import BLOCK, window_add, window_mean, window_range, window_read
 
 ACTIVITY = "activity_ratio"  # the best of SM, GR_ENGINE and UTIL that the GPU has
@@ -227,8 +227,9 @@ class Features:
         """Return each entity's newest value of a column, NaN when it is older than the staleness bound."""
         if column not in self._latest:
             return np.full(len(self._signal), np.nan)
-        latest = self._latest[column]
-        return np.where(now_ns - latest["time_ns"] <= self._stale_ns, latest["value"], np.nan)
+        latest, out = self._latest[column], np.empty(len(self._signal))
+        latest_read(now_ns, self._stale_ns, latest["value"], latest["time_ns"], out)
+        return out
 
     def signal(self, now_ns: int) -> NDArray[np.int8]:
         """Return which signal the activity comes from: 0 SM, 1 GR_ENGINE, 2 UTIL, 3 none is fresh."""

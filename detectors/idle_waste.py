@@ -15,7 +15,7 @@ from detectors.features import ACTIVITY, IO, Ewma, Feature, Features, Histogram,
 from detectors.labels import LabelSet
 from detectors.params import Params
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays
-from kernels.dwell import dwell_add
+from kernels.dwell import dwell_add, dwell_sum
 from kernels.waste import SIGNAL_TRUST, UNKNOWN, waste_classify, waste_find
 
 STATES = (
@@ -408,17 +408,21 @@ class IdleWaste:
         }
         return {name: value for name, value in shown.items() if isinstance(value, str) or np.isfinite(value)}
 
-    def figures(self) -> Mapping[str, Array]:
-        """Return copies for the page and /metrics: state, since when, seconds and dollars in each, score, confidence, signal.
+    def figures(self) -> dict[str, Array]:
+        """Return what the page and /metrics show: by entity, and by state as sums over all entities ever tracked.
 
-        `retired` float64[2, states] holds seconds and dollars of GPUs that are no longer tracked.
+        By entity [m]: copies of state and state_since_ns; score, confidence and signal of the last judgement, read-only;
+        usd_so_far. By state float64[states]: seconds_total and usd_total, GPUs that are no longer tracked included.
         """
-        copies: dict[str, Array] = {name: self._state[name].copy() for name in (
-            "state", "state_since_ns", "seconds_in_state", "usd_in_state",
-        )}  # fmt: skip
-        for name in ("confidence", "score", "signal"):
-            copies[name] = self._figures[name].copy()
-        return copies | {"retired": self._retired.copy()}
+        seconds, usd = self._retired.copy()
+        usd_so_far = np.empty(len(self._state))
+        dwell_sum(self._state["seconds_in_state"], self._state["usd_in_state"], seconds, usd, usd_so_far)
+        shown: dict[str, Array] = {name: self._state[name].copy() for name in ("state", "state_since_ns")}
+        shown |= {name: self._figures[name].view() for name in ("confidence", "score", "signal")}
+        shown |= {"usd_so_far": usd_so_far, "seconds_total": seconds, "usd_total": usd}
+        for array in shown.values():
+            array.flags.writeable = False  # so that a view takes them as they are
+        return shown
 
     def snapshot(self) -> dict[str, Array]:
         """Return copies of the state; the rules come from the configuration and the labels."""

@@ -12,6 +12,7 @@ from detectors.contract import Detector
 from detectors.labels import LabelSet, LabelSets
 from detectors.params import Params
 from service.pipeline.directory import Directory
+from service.pipeline.present import Presenter
 from service.pipeline.worker import Worker
 from service.settings import Settings
 
@@ -43,3 +44,4 @@ def warm_up(settings: Settings, detectors: Mapping[str, tuple[type[Detector], Pa
     worker.finish(lambda _: None)
     for detector in worker.detectors.values():
         detector.evidence(0)
+    Presenter().view(worker)

@@ -17,6 +17,7 @@ from detectors.entities import Entities, Presence
 from detectors.features import ACTIVITY, Features
 from detectors.labels import LabelSets
 from detectors.params import Params
+from detectors.roster import Roster
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
 from service.alerting.contract import Alert, Notification
 from service.alerting.grouping import Grouping
@@ -97,6 +98,7 @@ class Worker:
         self.grouping = Grouping(settings.alerting, meta.get("groups"))
         self._judged = False
         self.entries: list[Entry] = []
+        self.owners: Roster[str] = Roster()
         nan = ArraySpec(np.float64, np.nan)
         self._facts = StateArrays({"usd_per_hour": nan, "idle_watts": nan, "limit_watts": nan}, None)
         # The label sets under which an entity reported in its last tick, see holder_confirm: seeing them again says
@@ -140,7 +142,9 @@ class Worker:
         entry = self._directory.look_up(labels)
         if entity == len(self.entries):
             self.entries.append(entry)
+            self.owners.append(entry.owner)
         self.entries[entity] = entry
+        self.owners[entity] = entry.owner
         self._facts["usd_per_hour"][entity] = entry.usd_per_hour
         self._facts["idle_watts"][entity] = entry.idle_watts
         self._facts["limit_watts"][entity] = entry.limit_watts
@@ -292,6 +296,7 @@ class Worker:
         self.entities.keep(keep)
         self._admission.keep(keep, len(kept))
         self.entries = [self.entries[entity] for entity in keep.tolist()]
+        self.owners = Roster(self.owners[entity] for entity in keep.tolist())
         for part in (self.features, self._scale, self._settled, self._facts):
             part.keep(keep)
         for name, detector in self.detectors.items():

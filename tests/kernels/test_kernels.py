@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from kernels.activity import activity_select, signal_read
 from kernels.alert import alert_advance, alert_leave
-from kernels.dwell import dwell_add
+from kernels.dwell import dwell_add, dwell_sum
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
-from kernels.latest import latest_add
+from kernels.latest import latest_add, latest_read
 from kernels.presence import holder_confirm, presence_add, presence_read
 from kernels.rows import rows_merge, rows_number, rows_sort
 from kernels.waste import SIGNAL_TRUST, waste_classify, waste_find
@@ -156,6 +156,12 @@ def test_the_latest_value_is_the_newest_that_was_measured(history):
     for piece in in_pieces(entity, time_ns, cut):
         latest_add(entity[piece], time_ns[piece], values[piece], value, value_time_ns)
     assert np.array_equal(value, naive.latest_add(entity, time_ns, values, ENTITIES), equal_nan=True)
+    now_ns, stale_ns = int(time_ns.max(initial=START_NS)), 60 * 10**9
+    for c in range(3):
+        newest, newest_ns = np.ascontiguousarray(value[:, c]), np.ascontiguousarray(value_time_ns[:, c])
+        out = np.empty(ENTITIES)
+        latest_read(now_ns, stale_ns, newest, newest_ns, out)
+        assert np.array_equal(out, naive.latest_read(now_ns, stale_ns, newest, newest_ns), equal_nan=True)
 
 
 @given(histories(columns=3))
@@ -316,6 +322,15 @@ def test_seconds_and_dollars_go_to_the_state_they_were_spent_in(ticks):
         dwell_add(np.array([state], np.int8), np.array([score]), np.array([price]), 15.0, seconds, usd)
     expected = naive.dwell_add(*zip(*ticks, strict=True), 15.0, 8)
     assert np.allclose((seconds[0], usd[0]), expected)
+
+
+@given(st.lists(st.lists(st.floats(0, 1e6), min_size=4, max_size=4), max_size=20))
+def test_what_was_spent_adds_up_by_state_and_by_entity(rows):
+    table = np.array(rows).reshape(-1, 2, 2)
+    seconds, usd = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+    out = [np.zeros(2), np.zeros(2), np.empty(len(rows))]
+    dwell_sum(seconds, usd, *out)
+    assert all(np.allclose(a, b) for a, b in zip(out, naive.dwell_sum(seconds, usd), strict=True))
 
 
 @given(st.lists(st.integers(0, 400), max_size=60), st.integers(0, 60))
