@@ -82,8 +82,7 @@ class Entities:
             self._know([LabelSet(*row) for row in texts_of(resume["labels"])])
             self.clusters_with_holders = {name for (name,) in texts_of(resume["clusters_with_holders"])}
             self._places.grow(len(self.labels))
-            for entity in range(len(self.labels)):
-                self._locate(entity)
+            self._places["cluster"][:] = [self._cluster(labels) for labels in self.labels]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,8 +101,10 @@ class Entities:
         self._ids = {key: i for i, key in enumerate(self.keys)}
 
     def _locate(self, entity: int) -> None:
-        cluster = self.labels[entity].cluster
-        self._places["cluster"][entity] = self._clusters.setdefault(cluster, len(self._clusters))
+        self._places["cluster"][entity] = self._cluster(self.labels[entity])
+
+    def _cluster(self, labels: LabelSet) -> int:
+        return self._clusters.setdefault(labels.cluster, len(self._clusters))
 
     def admit(self, labels: Iterable[LabelSet]) -> tuple[list[int], set[str]]:
         """Give ids to new entities in order of their keys; return the new ids and the keys there was no room for."""
@@ -201,7 +202,6 @@ class Entities:
         self._places.keep(entities)
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies: arrays, and labels as `text_array` saves them."""
-        labels = text_array(list(self.labels))
-        clusters = text_array([[name] for name in sorted(self.clusters_with_holders)])
-        return self.state.snapshot("state.") | {"labels": labels, "clusters_with_holders": clusters}
+        """Return the state but for `labels`, which a checkpoint takes from its frozen copy."""
+        clusters = text_array([name] for name in sorted(self.clusters_with_holders))
+        return self.state.snapshot("state.") | {"clusters_with_holders": clusters}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.columns import COLUMNS
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
 from kernels.activity import activity_select, signal_read
 from kernels.ewma import ewma_add
@@ -238,32 +237,25 @@ class Features:
         return out
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies of the state of every statistic; that of newest values has all columns, seen or not."""
+        """Return the state of every statistic; of newest values that of columns that have any."""
         saved = self._signal.snapshot("latest.")
-        m = len(self._signal)
-        saved["latest.value"] = np.full((m, len(COLUMNS)), np.nan)
-        saved["latest.value_time_ns"] = np.zeros((m, len(COLUMNS)), np.int64)
-        for i, column in enumerate(COLUMNS):
-            if column.name in self._latest:
-                saved["latest.value"][:, i] = self._latest[column.name]["value"]
-                saved["latest.value_time_ns"][:, i] = self._latest[column.name]["time_ns"]
-        activity = self._latest.get(ACTIVITY)
-        saved["latest.activity"] = np.full(m, np.nan) if activity is None else activity["value"].copy()
-        saved["latest.activity_time_ns"] = np.zeros(m, np.int64) if activity is None else activity["time_ns"].copy()
+        for name, newest in self._latest.items():
+            if _any_value(newest["value"]):
+                saved |= newest.snapshot(f"latest.{name}.")
         for feature, state in self._states.items():
             saved |= state.snapshot(f"{feature}.")
         return saved
 
 
 def _latest_resumed(saved: Snapshot) -> dict[str, StateArrays]:
-    """Return the newest values of the columns that have any."""
-    columns = {c.name: (saved["value"][:, i], saved["value_time_ns"][:, i]) for i, c in enumerate(COLUMNS)}
-    columns[ACTIVITY] = saved["activity"], saved["activity_time_ns"]
-    return {
-        name: StateArrays(_LATEST, {"value": value, "time_ns": time_ns})
-        for name, (value, time_ns) in columns.items()
-        if not np.isnan(value).all()
-    }
+    """Return the newest values of the columns that were saved."""
+    names = [name.removesuffix(".value") for name in saved if name.endswith(".value")]
+    return {name: StateArrays(_LATEST, under(f"{name}.", saved)) for name in names}
+
+
+def _any_value(value: NDArray[np.float64]) -> bool:
+    """Tell whether any value is not NaN; the first few mostly settle it."""
+    return not (np.isnan(value[:BLOCK]).all() and np.isnan(value).all())
 
 
 def _pane_ns(feature: Window) -> int:

@@ -214,18 +214,20 @@ class IdleWaste:
         )
         # What GPUs that are no longer tracked have left in the totals, so that counters never fall.
         self._retired = np.zeros((2, states)) if resume is None else np.array(resume["retired"], np.float64)
+        # Worked out once for each override, and last for those that none applies to: labels change all the time.
+        self._bounds = [self._bounds_under(rule) for rule in (*params.overrides, Override())]
+        general = self._bounds[-1]
         self._rules = StateArrays(
             {
-                "idle_duty_max": ArraySpec(np.float64, params.idle_duty_max),
-                "efficiency_min": ArraySpec(np.float64, params.efficiency_min),
-                "for_ns": ArraySpec(np.int64, 0, (kinds,)),
-                "exempt": ArraySpec(np.bool_, False, (kinds,)),
+                "rule": ArraySpec(np.int32, len(params.overrides)),
+                "idle_duty_max": ArraySpec(np.float64, general["idle_duty_max"]),
+                "efficiency_min": ArraySpec(np.float64, general["efficiency_min"]),
+                "for_ns": ArraySpec(np.int64, general["for_ns"], (kinds,)),
+                "exempt": ArraySpec(np.bool_, general["exempt"], (kinds,)),
             },
             None,
         )
         self._rules.grow(len(self._state["state"]))
-        # Worked out once for each override, and last for those that none applies to: labels change all the time.
-        self._bounds = [self._bounds_under(rule) for rule in (*params.overrides, Override())]
         self._figures: dict[str, Array] = {}
         self._judged: tuple[Features, int, int] | None = None
 
@@ -246,7 +248,12 @@ class IdleWaste:
     def describe(self, entity: int, labels: LabelSet, owner: str) -> None:
         """Find the override that applies to the entity and note its bounds."""
         overrides = self._params.overrides
+        if not overrides:
+            return
         rule = next((i for i, o in enumerate(overrides) if _matches(o, labels, owner)), len(overrides))
+        if rule == self._rules["rule"][entity]:
+            return
+        self._rules["rule"][entity] = rule
         for name, value in self._bounds[rule].items():
             self._rules[name][entity] = value
 
@@ -425,8 +432,8 @@ class IdleWaste:
         return shown
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies of the state; the rules come from the configuration and the labels."""
-        return self._state.snapshot("") | {"retired": self._retired.copy()}
+        """Return the state; the rules come from the configuration and the labels."""
+        return self._state.snapshot("") | {"retired": self._retired}
 
 
 def _matches(override: Override, labels: LabelSet, owner: str) -> bool:

@@ -15,7 +15,9 @@ from service.view import RECORD_OUTCOMES, SAMPLE_OUTCOMES, PartitionStatus, Publ
 from service.watchdog import Watchdog
 
 VIEW_INTERVAL_S = 0.5  # a page asks every two seconds; more views than that nobody sees
-VIEW_SHARE_MAX = 0.05  # of the loop's time: 40 ms for the view of a million GPUs are bought back by seeing fewer of them
+VIEW_SHARE_MAX = (
+    0.05  # of the loop's time: 40 ms for the view of a million GPUs are bought back by seeing fewer of them
+)
 STATUS_INTERVAL_S = 0.25
 
 
