@@ -25,11 +25,17 @@ PANES = 5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rolling window of window_s seconds over a column; samples above active_above count as active."""
+    """A rolling window of window_s seconds over a column; samples above active_above count as active.
+
+    The mean is always to be had; duty and variance with `spread`, lowest and highest value with `extremes`: each costs
+    60 to 80 bytes per GPU, and there are seven windows.
+    """
 
     column: str
     window_s: float
     active_above: float = np.inf
+    spread: bool = False
+    extremes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +91,9 @@ _SIGNAL = {"signal_time_ns": ArraySpec(np.int64, -(1 << 62), (3,))}
 
 def _specs(feature: Feature) -> dict[str, ArraySpec]:
     match feature:
-        case Window():
-            return _WINDOW
+        case Window(spread=spread, extremes=extremes):
+            unread = (() if spread else ("active", "sum_sq_dev")) + (() if extremes else ("lowest", "highest"))
+            return _WINDOW | {name: _WINDOW[name]._replace(shape=(0,)) for name in unread}
         case Ewma():
             return _EWMA
         case Histogram(bins=bins):
@@ -177,7 +184,8 @@ class Features:
                 histogram_add(entity, time_ns, column, 0.0, 1.0 / bins, half_life_s, state["last_ns"], state["weight"])
 
     def window(self, feature: Window, now_ns: int) -> WindowFigures:
-        """Read a window as of now_ns."""
+        """Read a window with spread as of now_ns."""
+        assert feature.spread
         m = len(self._signal)
         if feature not in self._filled:
             return WindowFigures(np.zeros(m, np.int64), *[np.full(m, np.nan)] * 3)
@@ -191,7 +199,8 @@ class Features:
     def range(
         self, feature: Window, now_ns: int, entities: slice = slice(None)
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Read the lowest and highest value in a window as of now_ns, of some entities perhaps; NaN while it is empty."""
+        """Read the extremes of a window as of now_ns, of some entities perhaps; NaN while it is empty."""
+        assert feature.extremes
         state = self._states[feature]
         pane = state["pane"][entities]
         lowest, highest = np.full(len(pane), np.nan), np.full(len(pane), np.nan)

@@ -189,18 +189,16 @@ class IdleWaste:
         """Return the windows behind the judgement, and mean and percentiles for the evidence."""
         window_s = params.window_s
         return (
-            Window(ACTIVITY, window_s, params.active_above),
-            *(
-                Window(column, window_s)
-                for column in ("util_ratio", "tensor_ratio", "dram_ratio", "power_watts", IO, "fb_used_bytes")
-            ),
+            Window(ACTIVITY, window_s, params.active_above, spread=True, extremes=True),
+            Window("fb_used_bytes", window_s, extremes=True),
+            *(Window(column, window_s) for column in ("util_ratio", "tensor_ratio", "dram_ratio", "power_watts", IO)),
             Ewma(ACTIVITY, window_s),
             Histogram(ACTIVITY, params.history_half_life_s),
         )
 
     def __init__(self, params: IdleWasteParams, resume: Snapshot | None) -> None:
         self._params = params
-        self._activity = Window(ACTIVITY, params.window_s, params.active_above)
+        self._activity = Window(ACTIVITY, params.window_s, params.active_above, spread=True, extremes=True)
         self.keep_firing_for_ns = int(params.keep_firing_for_s * 1e9)
         states, kinds = len(STATES), len(self.kinds)
         self._state = StateArrays(
@@ -327,7 +325,7 @@ class IdleWaste:
             ("io", IO),
         ):
             figures[name] = features.mean(Window(column, window_s), now_ns)
-        fb = Window("fb_used_bytes", window_s)
+        fb = Window("fb_used_bytes", window_s, extremes=True)
         lowest, highest = features.range(fb, now_ns)
         figures |= {"fb": features.mean(fb, now_ns), "fb_range": highest - lowest}
         figures["power_load"] = (figures["power"] - fleet.idle_watts) / (fleet.limit_watts - fleet.idle_watts)

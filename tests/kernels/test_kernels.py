@@ -62,11 +62,11 @@ def test_the_ewma_is_the_weighted_mean_and_variance_of_the_whole_history(history
         assert np.allclose((results[0][0][e], results[0][1][e]), expected, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
-def windows(entity, time_ns, value, pieces):
+def windows(entity, time_ns, value, pieces, spread=PANES, extremes=PANES):
     state = (
         np.full((ENTITIES, PANES), -1, np.int64),
-        *(np.zeros((ENTITIES, PANES), np.int32) for _ in range(2)),
-        *(np.zeros((ENTITIES, PANES)) for _ in range(4)),
+        *(np.zeros((ENTITIES, width), np.int32) for width in (PANES, spread)),
+        *(np.zeros((ENTITIES, width)) for width in (PANES, spread, extremes, extremes)),
     )
     for piece in pieces:
         window_add(entity[piece], time_ns[piece], value[piece], PANE_NS, 0.5, *state)
@@ -91,6 +91,9 @@ def test_a_window_holds_exactly_the_samples_of_its_panes(history, now_s):
     cut_up = windows(entity, time_ns, value, in_pieces(entity, time_ns, cut))
     for a, b in zip(whole, cut_up, strict=True):
         assert np.array_equal(a, b)
+    for spread, extremes in ((0, 0), (0, PANES), (PANES, 0)):
+        kept = windows(entity, time_ns, value, [np.arange(len(entity))], spread, extremes)
+        assert all(np.array_equal(a, b) for a, b in zip(kept, whole, strict=True) if a.shape == b.shape)
     figures = read(whole, now_ns)
     for e in range(ENTITIES):
         own = entity == e
