@@ -101,5 +101,5 @@ class Detector(Protocol):
         ...
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies of the state."""
+        """Return the arrays of the state themselves; they are read before the next evaluate, grow or keep."""
         ...

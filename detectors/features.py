@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.columns import COLUMNS
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
 from kernels.activity import activity_select, signal_read
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
-from kernels.latest import latest_add
+from kernels.latest import latest_add, latest_read
 from kernels.window import BLOCK, window_add, window_mean, window_range, window_read
 
 ACTIVITY = "activity_ratio"  # the best of SM, GR_ENGINE and UTIL that the GPU has
@@ -26,11 +25,17 @@ PANES = 5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rolling window of window_s seconds over a column; samples above active_above count as active."""
+    """A rolling window of window_s seconds over a column; samples above active_above count as active.
+
+    The mean is always to be had; duty and variance with `spread`, lowest and highest value with `extremes`: each costs
+    60 to 80 bytes per GPU, and there are seven windows.
+    """
 
     column: str
     window_s: float
     active_above: float = np.inf
+    spread: bool = False
+    extremes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,9 @@ _SIGNAL = {"signal_time_ns": ArraySpec(np.int64, -(1 << 62), (3,))}
 
 def _specs(feature: Feature) -> dict[str, ArraySpec]:
     match feature:
-        case Window():
-            return _WINDOW
+        case Window(spread=spread, extremes=extremes):
+            unread = (() if spread else ("active", "sum_sq_dev")) + (() if extremes else ("lowest", "highest"))
+            return _WINDOW | {name: _WINDOW[name]._replace(shape=(0,)) for name in unread}
         case Ewma():
             return _EWMA
         case Histogram(bins=bins):
@@ -178,7 +184,8 @@ class Features:
                 histogram_add(entity, time_ns, column, 0.0, 1.0 / bins, half_life_s, state["last_ns"], state["weight"])
 
     def window(self, feature: Window, now_ns: int) -> WindowFigures:
-        """Read a window as of now_ns."""
+        """Read a window with spread as of now_ns."""
+        assert feature.spread
         m = len(self._signal)
         if feature not in self._filled:
             return WindowFigures(np.zeros(m, np.int64), *[np.full(m, np.nan)] * 3)
@@ -192,7 +199,8 @@ class Features:
     def range(
         self, feature: Window, now_ns: int, entities: slice = slice(None)
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Read the lowest and highest value in a window as of now_ns, of some entities perhaps; NaN while it is empty."""
+        """Read the extremes of a window as of now_ns, of some entities perhaps; NaN while it is empty."""
+        assert feature.extremes
         state = self._states[feature]
         pane = state["pane"][entities]
         lowest, highest = np.full(len(pane), np.nan), np.full(len(pane), np.nan)
@@ -227,8 +235,9 @@ class Features:
         """Return each entity's newest value of a column, NaN when it is older than the staleness bound."""
         if column not in self._latest:
             return np.full(len(self._signal), np.nan)
-        latest = self._latest[column]
-        return np.where(now_ns - latest["time_ns"] <= self._stale_ns, latest["value"], np.nan)
+        latest, out = self._latest[column], np.empty(len(self._signal))
+        latest_read(now_ns, self._stale_ns, latest["value"], latest["time_ns"], out)
+        return out
 
     def signal(self, now_ns: int) -> NDArray[np.int8]:
         """Return which signal the activity comes from: 0 SM, 1 GR_ENGINE, 2 UTIL, 3 none is fresh."""
@@ -237,32 +246,25 @@ class Features:
         return out
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies of the state of every statistic; that of newest values has all columns, seen or not."""
+        """Return the state of every statistic; of newest values that of columns that have any."""
         saved = self._signal.snapshot("latest.")
-        m = len(self._signal)
-        saved["latest.value"] = np.full((m, len(COLUMNS)), np.nan)
-        saved["latest.value_time_ns"] = np.zeros((m, len(COLUMNS)), np.int64)
-        for i, column in enumerate(COLUMNS):
-            if column.name in self._latest:
-                saved["latest.value"][:, i] = self._latest[column.name]["value"]
-                saved["latest.value_time_ns"][:, i] = self._latest[column.name]["time_ns"]
-        activity = self._latest.get(ACTIVITY)
-        saved["latest.activity"] = np.full(m, np.nan) if activity is None else activity["value"].copy()
-        saved["latest.activity_time_ns"] = np.zeros(m, np.int64) if activity is None else activity["time_ns"].copy()
+        for name, newest in self._latest.items():
+            if _any_value(newest["value"]):
+                saved |= newest.snapshot(f"latest.{name}.")
         for feature, state in self._states.items():
             saved |= state.snapshot(f"{feature}.")
         return saved
 
 
 def _latest_resumed(saved: Snapshot) -> dict[str, StateArrays]:
-    """Return the newest values of the columns that have any."""
-    columns = {c.name: (saved["value"][:, i], saved["value_time_ns"][:, i]) for i, c in enumerate(COLUMNS)}
-    columns[ACTIVITY] = saved["activity"], saved["activity_time_ns"]
-    return {
-        name: StateArrays(_LATEST, {"value": value, "time_ns": time_ns})
-        for name, (value, time_ns) in columns.items()
-        if not np.isnan(value).all()
-    }
+    """Return the newest values of the columns that were saved."""
+    names = [name.removesuffix(".value") for name in saved if name.endswith(".value")]
+    return {name: StateArrays(_LATEST, under(f"{name}.", saved)) for name in names}
+
+
+def _any_value(value: NDArray[np.float64]) -> bool:
+    """Tell whether any value is not NaN; the first few mostly settle it."""
+    return not (np.isnan(value[:BLOCK]).all() and np.isnan(value).all())
 
 
 def _pane_ns(feature: Window) -> int:

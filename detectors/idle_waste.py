@@ -15,7 +15,7 @@ from detectors.features import ACTIVITY, IO, Ewma, Feature, Features, Histogram,
 from detectors.labels import LabelSet
 from detectors.params import Params
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays
-from kernels.dwell import dwell_add
+from kernels.dwell import dwell_add, dwell_sum
 from kernels.waste import SIGNAL_TRUST, UNKNOWN, waste_classify, waste_find
 
 STATES = (
@@ -189,18 +189,16 @@ class IdleWaste:
         """Return the windows behind the judgement, and mean and percentiles for the evidence."""
         window_s = params.window_s
         return (
-            Window(ACTIVITY, window_s, params.active_above),
-            *(
-                Window(column, window_s)
-                for column in ("util_ratio", "tensor_ratio", "dram_ratio", "power_watts", IO, "fb_used_bytes")
-            ),
+            Window(ACTIVITY, window_s, params.active_above, spread=True, extremes=True),
+            Window("fb_used_bytes", window_s, extremes=True),
+            *(Window(column, window_s) for column in ("util_ratio", "tensor_ratio", "dram_ratio", "power_watts", IO)),
             Ewma(ACTIVITY, window_s),
             Histogram(ACTIVITY, params.history_half_life_s),
         )
 
     def __init__(self, params: IdleWasteParams, resume: Snapshot | None) -> None:
         self._params = params
-        self._activity = Window(ACTIVITY, params.window_s, params.active_above)
+        self._activity = Window(ACTIVITY, params.window_s, params.active_above, spread=True, extremes=True)
         self.keep_firing_for_ns = int(params.keep_firing_for_s * 1e9)
         states, kinds = len(STATES), len(self.kinds)
         self._state = StateArrays(
@@ -214,18 +212,20 @@ class IdleWaste:
         )
         # What GPUs that are no longer tracked have left in the totals, so that counters never fall.
         self._retired = np.zeros((2, states)) if resume is None else np.array(resume["retired"], np.float64)
+        # Worked out once for each override, and last for those that none applies to: labels change all the time.
+        self._bounds = [self._bounds_under(rule) for rule in (*params.overrides, Override())]
+        general = self._bounds[-1]
         self._rules = StateArrays(
             {
-                "idle_duty_max": ArraySpec(np.float64, params.idle_duty_max),
-                "efficiency_min": ArraySpec(np.float64, params.efficiency_min),
-                "for_ns": ArraySpec(np.int64, 0, (kinds,)),
-                "exempt": ArraySpec(np.bool_, False, (kinds,)),
+                "rule": ArraySpec(np.int32, len(params.overrides)),
+                "idle_duty_max": ArraySpec(np.float64, general["idle_duty_max"]),
+                "efficiency_min": ArraySpec(np.float64, general["efficiency_min"]),
+                "for_ns": ArraySpec(np.int64, general["for_ns"], (kinds,)),
+                "exempt": ArraySpec(np.bool_, general["exempt"], (kinds,)),
             },
             None,
         )
         self._rules.grow(len(self._state["state"]))
-        # Worked out once for each override, and last for those that none applies to: labels change all the time.
-        self._bounds = [self._bounds_under(rule) for rule in (*params.overrides, Override())]
         self._figures: dict[str, Array] = {}
         self._judged: tuple[Features, int, int] | None = None
 
@@ -246,7 +246,12 @@ class IdleWaste:
     def describe(self, entity: int, labels: LabelSet, owner: str) -> None:
         """Find the override that applies to the entity and note its bounds."""
         overrides = self._params.overrides
+        if not overrides:
+            return
         rule = next((i for i, o in enumerate(overrides) if _matches(o, labels, owner)), len(overrides))
+        if rule == self._rules["rule"][entity]:
+            return
+        self._rules["rule"][entity] = rule
         for name, value in self._bounds[rule].items():
             self._rules[name][entity] = value
 
@@ -320,7 +325,7 @@ class IdleWaste:
             ("io", IO),
         ):
             figures[name] = features.mean(Window(column, window_s), now_ns)
-        fb = Window("fb_used_bytes", window_s)
+        fb = Window("fb_used_bytes", window_s, extremes=True)
         lowest, highest = features.range(fb, now_ns)
         figures |= {"fb": features.mean(fb, now_ns), "fb_range": highest - lowest}
         figures["power_load"] = (figures["power"] - fleet.idle_watts) / (fleet.limit_watts - fleet.idle_watts)
@@ -408,21 +413,25 @@ class IdleWaste:
         }
         return {name: value for name, value in shown.items() if isinstance(value, str) or np.isfinite(value)}
 
-    def figures(self) -> Mapping[str, Array]:
-        """Return copies for the page and /metrics: state, since when, seconds and dollars in each, score, confidence, signal.
+    def figures(self) -> dict[str, Array]:
+        """Return what the page and /metrics show: by entity, and by state as sums over all entities ever tracked.
 
-        `retired` float64[2, states] holds seconds and dollars of GPUs that are no longer tracked.
+        By entity [m]: copies of state and state_since_ns; score, confidence and signal of the last judgement, read-only;
+        usd_so_far. By state float64[states]: seconds_total and usd_total, GPUs that are no longer tracked included.
         """
-        copies: dict[str, Array] = {name: self._state[name].copy() for name in (
-            "state", "state_since_ns", "seconds_in_state", "usd_in_state",
-        )}  # fmt: skip
-        for name in ("confidence", "score", "signal"):
-            copies[name] = self._figures[name].copy()
-        return copies | {"retired": self._retired.copy()}
+        seconds, usd = self._retired.copy()
+        usd_so_far = np.empty(len(self._state))
+        dwell_sum(self._state["seconds_in_state"], self._state["usd_in_state"], seconds, usd, usd_so_far)
+        shown: dict[str, Array] = {name: self._state[name].copy() for name in ("state", "state_since_ns")}
+        shown |= {name: self._figures[name].view() for name in ("confidence", "score", "signal")}
+        shown |= {"usd_so_far": usd_so_far, "seconds_total": seconds, "usd_total": usd}
+        for array in shown.values():
+            array.flags.writeable = False  # so that a view takes them as they are
+        return shown
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies of the state; the rules come from the configuration and the labels."""
-        return self._state.snapshot("") | {"retired": self._retired.copy()}
+        """Return the state; the rules come from the configuration and the labels."""
+        return self._state.snapshot("") | {"retired": self._retired}
 
 
 def _matches(override: Override, labels: LabelSet, owner: str) -> bool:

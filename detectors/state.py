@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+_ROWS_AT_ONCE = 256  # 30 kB of labels or 250 kB of alerts: a millisecond or two
 
 Array = NDArray[Any]
 Snapshot = Mapping[str, Array]
 
 
 class ArraySpec(NamedTuple):
-    """One array of state: dtype, the value of a new entity, and the axes after the entity's."""
+    """One array of state: dtype, the value of a new entity (one for all axes, or an array), the axes after the entity's."""
 
     dtype: DTypeLike
-    fresh: float
+    fresh: float | Array
     shape: tuple[int, ...] = ()
 
 
@@ -69,8 +72,8 @@ class StateArrays:
             self._set(name, old[ids])
 
     def snapshot(self, prefix: str) -> dict[str, Array]:
-        """Return copies of all arrays under prefixed names."""
-        return {prefix + name: array.copy() for name, array in self._arrays.items()}
+        """Return the arrays themselves under prefixed names: a checkpoint reads them before anybody writes to them."""
+        return {prefix + name: array for name, array in self._arrays.items()}
 
 
 def under(prefix: str, snapshot: Snapshot | None) -> Snapshot | None:
@@ -80,12 +83,19 @@ def under(prefix: str, snapshot: Snapshot | None) -> Snapshot | None:
     return {name[len(prefix) :]: array for name, array in snapshot.items() if name.startswith(prefix)}
 
 
-def text_array(rows: Sequence[Sequence[str]]) -> Array:
-    """Return texts as bytes, to be saved: a text array would give every cell the width of the longest."""
-    return np.frombuffer(json.dumps(rows, separators=(",", ":")).encode(), np.uint8)
+def text_array(rows: Iterable[Any]) -> Array:
+    """Return rows of texts as bytes, to be saved: a text array would give every cell the width of the longest.
+
+    In pieces, since json.dumps lets no other thread run until it is through.
+    """
+    left = iter(rows)
+    pieces = []
+    while piece := list(islice(left, _ROWS_AT_ONCE)):
+        pieces.append(json.dumps(piece, sort_keys=True, separators=(",", ":"))[1:-1].encode())
+    return np.frombuffer(b"".join([b"[", b",".join(pieces), b"]"]), np.uint8)
 
 
-def texts_of(saved: Array) -> list[list[str]]:
-    """Return the texts that `text_array` saved."""
-    rows: list[list[str]] = json.loads(saved.tobytes())
+def texts_of(saved: Array) -> list[Any]:
+    """Return the rows that `text_array` saved."""
+    rows: list[Any] = json.loads(saved.tobytes())
     return rows

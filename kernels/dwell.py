@@ -29,3 +29,25 @@ def dwell_add(
         seconds_in_state[e, k] += seconds
         if not np.isnan(usd_per_hour[e]):
             usd_in_state[e, k] += usd_per_hour[e] * score[e] * (seconds / 3600.0)
+
+
+@kernel
+def dwell_sum(
+    seconds_in_state: NDArray[np.float64],
+    usd_in_state: NDArray[np.float64],
+    out_seconds: NDArray[np.float64],
+    out_usd: NDArray[np.float64],
+    out_usd_by_entity: NDArray[np.float64],
+) -> None:
+    """Sum what was charged, by state and by entity, in one pass; sums along the first axis are slow in NumPy.
+
+    State   seconds_in_state, usd_in_state float64[m, states]; only read
+    Output  out_seconds, out_usd float64[states], added to; out_usd_by_entity float64[m]
+    """
+    for e in range(seconds_in_state.shape[0]):
+        usd = 0.0
+        for k in range(seconds_in_state.shape[1]):
+            out_seconds[k] += seconds_in_state[e, k]
+            out_usd[k] += usd_in_state[e, k]
+            usd += usd_in_state[e, k]
+        out_usd_by_entity[e] = usd

@@ -28,3 +28,21 @@ def latest_add(
                 continue
             value[e, c] = values[i, c]
             value_time_ns[e, c] = time_ns[i]
+
+
+@kernel
+def latest_read(
+    now_ns: int,
+    stale_ns: int,
+    value: NDArray[np.float64],
+    value_time_ns: NDArray[np.int64],
+    out_value: NDArray[np.float64],
+) -> None:
+    """Read each entity's newest value of a column.
+
+    Parameters  now_ns; stale_ns, the age from which a value is not believed any more
+    State       value float64[m], NaN before the first; value_time_ns int64[m]; only read
+    Output      out_value float64[m], NaN where the newest value is older
+    """
+    for e in range(value.size):
+        out_value[e] = value[e] if now_ns - value_time_ns[e] <= stale_ns else np.nan

@@ -33,10 +33,12 @@ def window_add(
     Rows        entity int32[n], time_ns int64[n], value float64[n], NaN = missing
     Parameters  pane_ns, length of a pane; active_above, a value counts as active when larger
     State       [m, panes] each: pane int64, the pane's number since 1970, -1 when empty; count, active int32; mean,
-                sum_sq_dev (sum of squared deviations from the mean), lowest, highest float64
+                sum_sq_dev (sum of squared deviations from the mean), lowest, highest float64. What nobody reads is
+                [m, 0]: active and sum_sq_dev together, lowest and highest together
     Source      Welford 1962, doi:10.1080/00401706.1962.10490022, within a pane
     """
     panes = pane.shape[1]
+    spread, extremes = sum_sq_dev.shape[1] > 0, lowest.shape[1] > 0
     number = -1
     slot = 0
     for i in range(entity.size):
@@ -53,19 +55,23 @@ def window_add(
         if number > pane[e, slot]:
             pane[e, slot] = number
             count[e, slot] = 0
-            active[e, slot] = 0
             mean[e, slot] = 0.0
-            sum_sq_dev[e, slot] = 0.0
-            lowest[e, slot] = v
-            highest[e, slot] = v
+            if spread:
+                active[e, slot] = 0
+                sum_sq_dev[e, slot] = 0.0
+            if extremes:
+                lowest[e, slot] = v
+                highest[e, slot] = v
         count[e, slot] += 1
-        if v > active_above:
-            active[e, slot] += 1
         delta = v - mean[e, slot]
         mean[e, slot] += delta / count[e, slot]
-        sum_sq_dev[e, slot] += delta * (v - mean[e, slot])
-        lowest[e, slot] = min(lowest[e, slot], v)
-        highest[e, slot] = max(highest[e, slot], v)
+        if spread:
+            if v > active_above:
+                active[e, slot] += 1
+            sum_sq_dev[e, slot] += delta * (v - mean[e, slot])
+        if extremes:
+            lowest[e, slot] = min(lowest[e, slot], v)
+            highest[e, slot] = max(highest[e, slot], v)
 
 
 @kernel

@@ -50,8 +50,8 @@ def by_state(view: FleetView) -> StateTotals:
         gpus=np.bincount(view.state, minlength=len(STATES)),
         usd_per_hour=_sum_by(view.state, np.nan_to_num(view.usd_per_hour), len(STATES)),
         waste_usd_per_hour=_sum_by(view.state, np.nan_to_num(view.waste_usd_per_hour), len(STATES)),
-        seconds=view.seconds_in_state.sum(axis=0) + view.retired_seconds,
-        waste_usd=view.waste_usd_in_state.sum(axis=0) + view.retired_waste_usd,
+        seconds=view.seconds_in_state,
+        waste_usd=view.waste_usd_in_state,
     )
 
 

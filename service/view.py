@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from detectors.idle_waste import SIGNALS, STATES
 from detectors.labels import LabelSet
+from detectors.roster import Blocks
 from service.alerting.contract import Alert, AlertStatus
 from service.clock import Clock
 from service.ingest.contract import REASONS
@@ -37,8 +38,7 @@ _GPU_ARRAYS: tuple[tuple[str, type[np.generic]], ...] = (
     ("fb_used_bytes", np.float64),
     ("fb_total_bytes", np.float64),
 )
-_STATE_TABLES: tuple[str, ...] = ("seconds_in_state", "waste_usd_in_state")
-_STATE_TOTALS: tuple[str, ...] = ("retired_seconds", "retired_waste_usd")
+_STATE_TOTALS: tuple[str, ...] = ("seconds_in_state", "waste_usd_in_state")
 
 
 def _frozen(array: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -48,10 +48,6 @@ def _frozen(array: NDArray[np.generic]) -> NDArray[np.generic]:
     copy = array.copy()
     copy.flags.writeable = False
     return copy
-
-
-def _zero_per_state() -> NDArray[np.float64]:
-    return np.zeros(len(STATES))
 
 
 def _no_alerts() -> Mapping[AlertStatus, int]:
@@ -75,17 +71,16 @@ class FleetView:
     activity_ratio, tensor_ratio, power_watts, fb_used_bytes, fb_total_bytes
                         float64[m] latest fresh values; NaN where missing or stale
     seconds_in_state, waste_usd_in_state
-                        float64[m, 8] since tracked, by STATES; never NaN
-    retired_seconds, retired_waste_usd
-                        float64[8] the same of GPUs no longer tracked, so that the totals never go down
+                        float64[8] sums over the fleet, by STATES; GPUs no longer tracked are included, so that they
+                        never go down
     alerts              pending, firing and recently resolved ones, firing and most expensive first, capped
     alert_counts        how many there are of each status, capped or not
     """
 
     as_of_ns: int
-    entity_key: tuple[str, ...]
-    labels: tuple[LabelSet, ...]
-    owner: tuple[str, ...]
+    entity_key: Sequence[str]
+    labels: Sequence[LabelSet]
+    owner: Sequence[str]
     state: NDArray[np.int8]
     state_since_ns: NDArray[np.int64]
     usd_per_hour: NDArray[np.float64]
@@ -100,8 +95,6 @@ class FleetView:
     fb_total_bytes: NDArray[np.float64]
     seconds_in_state: NDArray[np.float64]
     waste_usd_in_state: NDArray[np.float64]
-    retired_seconds: NDArray[np.float64] = field(default_factory=_zero_per_state)
-    retired_waste_usd: NDArray[np.float64] = field(default_factory=_zero_per_state)
     alerts: tuple[Alert, ...] = ()
     alert_counts: Mapping[AlertStatus, int] = field(default_factory=_no_alerts)
 
@@ -109,10 +102,10 @@ class FleetView:
         m = len(self.entity_key)
         if len(self.labels) != m or len(self.owner) != m:
             raise ValueError(f"labels, owner: expected {m} rows, got {len(self.labels)} and {len(self.owner)}")
+        for name in ("entity_key", "labels", "owner"):
+            object.__setattr__(self, name, Blocks.of(getattr(self, name)))
         for name, dtype in _GPU_ARRAYS:
             self._freeze(name, np.dtype(dtype), (m,))
-        for name in _STATE_TABLES:
-            self._freeze(name, np.dtype(np.float64), (m, len(STATES)))
         for name in _STATE_TOTALS:
             self._freeze(name, np.dtype(np.float64), (len(STATES),))
         _expect_indices("state", self.state, len(STATES))
@@ -131,8 +124,8 @@ class FleetView:
     def empty(cls) -> FleetView:
         """Return the view before the first tick: no GPU, no alert, event time 0."""
         arrays = {name: np.zeros(0, dtype) for name, dtype in _GPU_ARRAYS}
-        tables = {name: np.zeros((0, len(STATES))) for name in _STATE_TABLES}
-        return cls(as_of_ns=0, entity_key=(), labels=(), owner=(), **arrays, **tables)  # type: ignore[arg-type]
+        totals = {name: np.zeros(len(STATES)) for name in _STATE_TOTALS}
+        return cls(as_of_ns=0, entity_key=(), labels=(), owner=(), **arrays, **totals)  # type: ignore[arg-type]
 
     def silenced(self) -> FleetView:
         """Return the same fleet when nothing is heard of it any more: unknown, so not wasting; totals and alerts stay."""
@@ -157,12 +150,10 @@ class FleetView:
         """GPUs without a price: their waste is missing from every dollar figure."""
         return int(np.count_nonzero(np.isnan(self.usd_per_hour)))
 
-    @cached_property
+    @property
     def owners(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Distinct owners in order of appearance, and int64[m] the index of each row's owner among them."""
-        known: dict[str, int] = {}
-        code = [known.setdefault(owner, len(known)) for owner in self.owner]
-        return tuple(known), np.array(code, dtype=np.int64)
+        return Blocks.of(self.owner).codes  # kept there: owners change far less often than views
 
 
 def _expect_indices(name: str, array: NDArray[np.int8], count: int) -> None:

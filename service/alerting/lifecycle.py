@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
@@ -163,21 +164,46 @@ class Lifecycle:
             for (entity, kind), name in sorted(self._place.items())
         }
 
+    def costliest(self, now_ns: int, count: int) -> list[Alert]:
+        """Return the `count` alerts that fire and cost most per hour, as of now; of equal ones those whose ids come first.
+
+        A hundred thousand may fire: only those that are returned become objects.
+        """
+        if not self._place:
+            return []
+        entity, kind = np.array(list(self._place), np.int64).T
+        gain = -np.nan_to_num(self._state["usd_per_hour"][entity, kind])
+        places, names = list(self._place), list(self._place.values())
+        bound = np.partition(gain, count - 1)[count - 1] if len(gain) > count else np.inf
+        chosen = np.flatnonzero(gain < bound).tolist()
+        chosen += nsmallest(count - len(chosen), np.flatnonzero(gain == bound).tolist(), key=names.__getitem__)
+        return [self._as_of(self._firing[names[i]], *places[i], now_ns) for i in chosen]
+
+    def firing_count(self) -> int:
+        """Return how many alerts fire."""
+        return len(self._place)
+
     def pending_count(self) -> int:
         """Return how many alerts are pending."""
-        return int(((self._state["opened_ns"] > 0) & (self._state["fired_ns"] == 0)).sum())
+        return int(np.count_nonzero((self._state["opened_ns"] > 0) & (self._state["fired_ns"] == 0)))
 
     def quiet(self) -> bool:
         """Tell whether no alert is pending or firing."""
         return not (self._state["opened_ns"] > 0).any()
 
     def snapshot(self) -> dict[str, Array]:
-        """Return copies of the arrays."""
+        """Return the arrays themselves."""
         return self._state.snapshot("")
 
-    def firing_snapshot(self) -> list[dict[str, Any]]:
-        """Return the alerts that fire, as they were when they fired, in order of id."""
-        return [to_json(self._firing[name]) for name in sorted(self._firing)]
+    def fired(self) -> list[Alert]:
+        """Return the alerts that fire, as they were when they fired."""
+        return list(self._firing.values())
+
+
+def in_order_of_id(alerts: list[Alert]) -> list[Alert]:
+    """Return alerts in order of id; NumPy lets other threads run while it sorts a hundred thousand."""
+    order = np.argsort(np.array([alert.alert_id for alert in alerts], np.str_))
+    return [alerts[i] for i in order.tolist()]
 
 
 def to_json(alert: Alert) -> dict[str, Any]:

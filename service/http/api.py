@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,13 +19,14 @@ from service.alerting.contract import Alert, AlertStatus
 from service.clock import Clock
 from service.http import documents
 from service.http.query import Query, pack_cursor
+from service.metrics.exposition import exposition
 from service.summary import worst_first
 from service.view import WASTE_STATES, FleetView, Publisher
 
 WASTED = "wasted"
 _OWNERS_DEFAULT = 10
 _OWNERS_MAX = 1000
-_SEARCHED = ("node", "model", "namespace", "pod", "job")
+_searched = attrgetter("node", "model", "namespace", "pod", "job")
 _ALERT_RANK = {AlertStatus.FIRING: 0, AlertStatus.PENDING: 1, AlertStatus.RESOLVED: 2}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -61,8 +62,8 @@ class Api:
 
     async def metrics(self, request: Request) -> Response:
         """Everything for Prometheus, as text or OpenMetrics, whichever the scraper asks for."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._registry), headers={"content-type": content_type})
+        body, content_type = exposition(self._registry, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
     async def livez(self, request: Request) -> Response:
         """200 as long as the loop comes round; whether brokers or receivers answer is none of its business."""
@@ -158,22 +159,18 @@ def _matches(view: FleetView, query: Query) -> NDArray[np.bool_]:
         mask &= view.state == STATES.index(state)
     owner, node, namespace = query.text("owner"), query.text("node"), query.text("namespace")
     if owner is not None:
-        mask &= _rows(view, lambda i: view.owner[i] == owner)
+        names, code = view.owners
+        mask &= code == (names.index(owner) if owner in names else -1)
     if node is not None:
-        mask &= _rows(view, lambda i: view.labels[i].node == node)
+        mask &= _rows(labels.node == node for labels in view.labels)
     if namespace is not None:
-        mask &= _rows(view, lambda i: view.labels[i].namespace == namespace)
+        mask &= _rows(labels.namespace == namespace for labels in view.labels)
     needle = (query.text("q") or "").strip().lower()
     if needle:
-        mask &= _rows(view, lambda i: needle in _searchable(view, i))
+        gpus = zip(view.entity_key, view.owner, view.labels, strict=True)
+        mask &= _rows(needle in "\n".join((key, owner, *_searched(labels))).lower() for key, owner, labels in gpus)
     return mask
 
 
-def _rows(view: FleetView, test: Callable[[int], bool]) -> NDArray[np.bool_]:
-    return np.fromiter((test(i) for i in range(len(view))), dtype=np.bool_, count=len(view))
-
-
-def _searchable(view: FleetView, i: int) -> str:
-    labels = view.labels[i]
-    parts = [view.entity_key[i], view.owner[i], *(getattr(labels, name) for name in _SEARCHED)]
-    return "\n".join(parts).lower()
+def _rows(tests: Iterable[bool]) -> NDArray[np.bool_]:
+    return np.fromiter(tests, np.bool_)

@@ -15,10 +15,10 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from detectors.idle_waste import STATES
 from service.alerting.contract import AlertStatus
 from service.clock import Clock
 from service.ingest.contract import REASONS
+from service.metrics.exposition import WasteByGpu
 from service.metrics.families import count, gauge, label_text, maybe, one, per_state, zeros
 from service.settings import HttpSettings
 from service.summary import NOBODY, by_state, top_owners, worst_first
@@ -106,7 +106,7 @@ class FleetCollector(Collector):
     def _gpus(self, view: FleetView) -> Iterator[Metric]:
         shown = min(self._settings.gpu_series_max, len(view))
         if self._settings.gpu_series_max:
-            yield _gpu_family(view, shown)
+            yield WasteByGpu(view, worst_first(view)[0][:shown])
         yield one(
             "gpu_series_left_out",
             "GPUs without a series of their own, since http.gpu_series_max bounds them. Raise that, or use the API.",
@@ -193,20 +193,6 @@ def _fleet(view: FleetView) -> Iterator[Metric]:
         "GPUs without a price: every dollar figure leaves them out. Add a rule under prices.rules.",
         view.unknown_price_count,
     )
-
-
-def _gpu_family(view: FleetView, shown: int) -> Metric:
-    family = GaugeMetricFamily(
-        "skinflint_gpu_waste_usd_per_hour",
-        "What each of the most wasteful GPUs wastes now; NaN where the price is unknown.",
-        labels=("gpu", "node", "namespace", "pod", "owner", "state"),
-    )
-    order, _ = worst_first(view)
-    for i in order[:shown].tolist():
-        labels = view.labels[i]
-        texts = (view.entity_key[i], labels.node, labels.namespace, labels.pod, view.owner[i])
-        family.add_metric([*map(label_text, texts), STATES[view.state[i]]], float(view.waste_usd_per_hour[i]))
-    return family
 
 
 def _read(status: ServiceStatus) -> Iterator[Metric]:

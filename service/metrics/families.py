@@ -19,6 +19,8 @@ def label_text(value: str) -> str:
 
     Whatever was changed ends in a hash of the original, so that two different values never become one series.
     """
+    if len(value) <= _LABEL_CHARS_MAX and value.isprintable():
+        return value  # nearly all are, and nothing that is printable is unsafe
     clean = _UNSAFE.sub("\ufffd", value)[:_LABEL_CHARS_MAX]
     if clean == value:
         return value

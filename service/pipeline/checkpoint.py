@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from detectors.state import Array
 from service.errors import ConfigError, ConfigProblem, CorruptState, Unavailable
-from service.pipeline.snapshot_file import decode, encode, write_durably
+from service.pipeline.snapshot_file import Read, decode, encode, whole, write_durably
 
 KEPT = 2
 
@@ -23,6 +23,7 @@ class Checkpoint:
 
     arrays: Mapping[str, Array]
     extras: Mapping[str, Any]
+    read: Read = whole  # how the bytes of an array are to be had
 
 
 class CheckpointStore(Protocol):
@@ -78,7 +79,12 @@ class FileCheckpointStore:
 
     def __init__(self, directory: StateDirectory) -> None:
         self._folder = directory.path
-        self._database = sqlite3.connect(directory.database, isolation_level=None, timeout=3)
+        self._database = sqlite3.connect(
+            directory.database,
+            isolation_level=None,
+            timeout=3,
+            check_same_thread=False,  # opened here, used by the saver
+        )
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(
@@ -110,7 +116,7 @@ class FileCheckpointStore:
         try:
             sequence = next((known + 1 for known, _ in self._manifest()), 1)
             file = f"snapshot-{sequence:012d}.skf"
-            write_durably(self._folder / file, encode(checkpoint.arrays, checkpoint.extras))
+            write_durably(self._folder / file, encode(checkpoint.arrays, checkpoint.extras, checkpoint.read))
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("INSERT INTO checkpoints VALUES (?, ?)", (sequence, file))
             self._database.execute("DELETE FROM checkpoints WHERE sequence <= ?", (sequence - KEPT,))

@@ -31,19 +31,20 @@ class Directory:
     def __init__(self, prices: PriceBook, teams: Mapping[str, str]) -> None:
         self._price: Callable[[LabelSet], float] = prices.usd_per_gpu_hour
         self._teams = dict(teams)
-        self._known: dict[LabelSet, Entry] = {}
+        self._known: dict[tuple[str, ...], Entry] = {}
 
     def look_up(self, labels: LabelSet) -> Entry:
         """Return the entry of one entity's labels."""
         # What does not change the answer must not fill the cache: pods, jobs and nodes come and go.
         job = "" if labels.team or labels.namespace else labels.job
         part = "1" if labels.mig_id else ""
-        key = labels._replace(pod="", container="", job=job, uuid="", node="", gpu="", mig_id=part)
+        key = (*labels[:2], part, *labels[6:11], job, labels.team)
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= KNOWN_MAX:
                 self._known.clear()
-            known = self._known[key] = self._find(key)
+            bare = labels._replace(pod="", container="", job=job, uuid="", node="", gpu="", mig_id=part)
+            known = self._known[key] = self._find(bare)
         return known
 
     def _find(self, labels: LabelSet) -> Entry:

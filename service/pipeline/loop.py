@@ -17,6 +17,7 @@ from service.logs import get_logger
 from service.pipeline.ahead import DecodingAhead
 from service.pipeline.checkpoint import Checkpoint, CheckpointStore
 from service.pipeline.intake import Intake
+from service.pipeline.saver import Saver
 from service.pipeline.worker import TickOutcome, Worker
 from service.settings import Settings
 
@@ -92,6 +93,9 @@ class Loop:
     What a crash costs: everything after the last checkpoint is read again, and gives the same states, the same alert
     ids and the same dead letters. Order within a round: letters before checkpoint, notifications before checkpoint,
     checkpoint before commit.
+
+    A checkpoint is a cut between two rounds, at most one at a time: the saver writes it while rounds go on, a later round
+    takes note that it is durable, and only then are its offsets committed. See `Cut` for how ticks wait for it.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class Loop:
         self._ahead = ahead
         self._outlet = outlet
         self._rebuild = rebuild
-        self._store = store
+        self._saver = Saver(store, clock) if store is not None else None
         self._observers = observers
         self._clock = clock
         self._stop = stop
@@ -128,6 +132,7 @@ class Loop:
         self._sought: set[TopicPartition] = set()
         self._checkpointed_s = clock.monotonic_s()
         self._changed = False
+        self._held = False  # a tick is due, and a checkpoint still reads the state that it would change
         self.checkpoints = 0
         self.checkpoint_at_ns: int | None = None
         self.finished = False
@@ -137,17 +142,22 @@ class Loop:
         try:
             while not self._stop.is_set() and not self.finished:
                 self._round()
+            self._note_saved(wait=True)
             if self._changed:
                 self._checkpoint()
+                self._note_saved(wait=True)
         except _Abandoned:
             log.warning("stopped without a last checkpoint; the rows since the one before are read again")
         finally:
             self._ahead.close()
+            if self._saver is not None:
+                self._saver.close()
 
     def _round(self) -> None:
+        self._note_saved(wait=False)
         self._assign()
-        # With something underway there is work to do: a poll that waits would only delay it.
-        wait_s = 0.0 if self._ahead.partitions() else POLL_S
+        # With something underway or held back there is work to do: a poll that waits would only delay it.
+        wait_s = 0.0 if self._ahead.partitions() or self._held else POLL_S
         batches = self._insist("source", lambda: self.source.poll(wait_s, self.paused()))
         for gap in self.source.gaps():
             self.intake.note_gap(gap)
@@ -155,15 +165,27 @@ class Loop:
         busy = self._take(everything=not batches)
         idle = self._idleness.update(self.source, busy, self._clock.monotonic_s())
         self._idle = idle - self._ahead.partitions()
-        closed = self.worker.advance(self._idle, self._on_tick, TICKS_PER_ROUND_MAX)
+        closed = self._advance()
         self._changed |= bool(batches) or bool(busy) or closed > 0
-        if not batches and closed < TICKS_PER_ROUND_MAX:
+        if not batches and closed < TICKS_PER_ROUND_MAX and not self._held:
             self._finish_if_ended()
         elapsed_s = self._clock.monotonic_s() - self._checkpointed_s
-        if self._changed and elapsed_s >= self._settings.state.checkpoint_interval_s:
+        if self._changed and not self._saving() and elapsed_s >= self._settings.state.checkpoint_interval_s:
             self._checkpoint()
         for observer in self._observers:
             observer.on_round(self)
+
+    def _saving(self) -> bool:
+        return self._saver is not None and self._saver.busy()
+
+    def _advance(self) -> int:
+        """Close the ticks that are due, unless a checkpoint still reads what they would change."""
+        self._held = False
+        if self._saver is not None and self._saver.busy():
+            if not self.worker.is_due(self._idle):
+                return 0
+            self._held = not self._saver.release()
+        return 0 if self._held else self.worker.advance(self._idle, self._on_tick, TICKS_PER_ROUND_MAX)
 
     def _assign(self) -> None:
         assigned = self.source.assigned()
@@ -221,12 +243,13 @@ class Loop:
     def _finish_if_ended(self) -> None:
         if self.source.live or not all(map(self.source.ended, self.source.assigned())):
             return
+        self._note_saved(wait=True)
         self.worker.finish(self._on_tick)
         self.finished = True
 
     def _checkpoint(self) -> None:
-        """Save where we are: letters are durable first, so that no offset is passed before its letter."""
-        if self._store is None:
+        """Begin to save where we are: letters are durable first, so that no offset is passed before its letter."""
+        if self._saver is None:
             self._dead_letters.flush()
             self._changed = False
             return
@@ -238,21 +261,28 @@ class Loop:
             "breaker": self._breaker.snapshot(),
         }
         self._checkpointed_s = self._clock.monotonic_s()
-        checkpoint = Checkpoint(self.worker.snapshot(), extras)
+        self._saver.begin(self.worker.cut(), extras, self.worker.watermarks.next_offsets())
+        self._changed = False
+
+    def _note_saved(self, wait: bool) -> None:
+        """Take note of a checkpoint that has become durable; one that failed is made up for by the next."""
         try:
-            self._store.save(checkpoint)
+            saved = self._saver.outcome(wait) if self._saver is not None else None
         except Unavailable as trouble:
+            self._changed = True
             self._tell(f"checkpoint: {trouble}")
             return
-        self._changed = False
+        if saved is None:
+            return
         self.checkpoints += 1
         for observer in self._observers:
-            observer.on_checkpoint(self._clock.monotonic_s() - self._checkpointed_s)
-        self.checkpoint_at_ns = self._clock.now_ns()
-        self.source.commit(self.worker.watermarks.next_offsets())
+            observer.on_checkpoint(saved.seconds)
+        self.checkpoint_at_ns = saved.taken_ns
+        self.source.commit(saved.next_offsets)
         if self.worker.label_set_count() > self._settings.ingest.label_sets_max:
             # A worker that resumes knows only the label sets that rows still wait under: the way to forget the others.
-            self.intake, self.worker = self._rebuild(checkpoint)
+            resume = Checkpoint(self.worker.snapshot(), {"intake": self.intake.snapshot()})
+            self.intake, self.worker = self._rebuild(resume)
             self._ahead.again(self.intake.decode)
         log.debug("checkpoint", rows=self.intake.outcomes["rows"], entities=len(self.worker.entities))
 

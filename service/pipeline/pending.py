@@ -85,24 +85,35 @@ class Pending:
         ids: list[int] = np.unique(np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)])).tolist()
         return ids
 
-    def snapshot(self) -> dict[str, Array]:
-        """Return the rows by partition, tick and log order: the same rows give the same bytes, however they were cut."""
-        partitions = sorted({name for parts in self._ticks.values() for name in parts})
-        chunks, owner = [], []
-        for p, name in enumerate(partitions):
-            for tick in sorted(self._ticks):
-                for chunk in self._ticks[tick].get(name, []):
-                    chunks.append(chunk)
-                    owner.append(np.full(len(chunk.time_ns), p, np.int32))
-        used = sorted({self._label_sets[i]: i for i in self.label_sets()}.items())
-        rank = np.zeros(len(self._label_sets) + 1, np.int32)
-        rank[np.array([i for _, i in used], np.int64)] = np.arange(len(used))
+    def frozen(self) -> Waiting:
+        """Return the rows that wait now. Chunks are never written to, so that only the lists of them are copied."""
+        parts: dict[TopicPartition, list[Chunk]] = {}
+        for tick in sorted(self._ticks):
+            for name, chunks in self._ticks[tick].items():
+                parts.setdefault(name, []).extend(chunks)
+        return Waiting(dict(sorted(parts.items())), self._label_sets)
+
+
+class Waiting(NamedTuple):
+    """The rows that waited at one instant, by partition, in order of tick and log."""
+
+    parts: Mapping[TopicPartition, list[Chunk]]
+    label_sets: LabelSets
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the rows as arrays: the same rows give the same bytes, however they were cut."""
+        chunks = [chunk for part in self.parts.values() for chunk in part]
+        counts = [sum(len(chunk.time_ns) for chunk in part) for part in self.parts.values()]
         label_set = np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)])
+        used, first = np.unique(label_set, return_index=True)
+        used = used[np.argsort(first)]
+        rank = np.zeros(int(used.max(initial=0)) + 1, np.int32)
+        rank[used] = np.arange(len(used))
         saved: dict[str, Array] = {
-            "topics": np.array([name.topic for name in partitions], np.str_),
-            "partitions": np.array([name.partition for name in partitions], np.int64),
-            "labels": text_array([labels for labels, _ in used]),
-            "partition_index": np.concatenate([np.empty(0, np.int32), *owner]),
+            "topics": np.array([name.topic for name in self.parts], np.str_),
+            "partitions": np.array([name.partition for name in self.parts], np.int64),
+            "labels": text_array(self.label_sets[i] for i in used.tolist()),
+            "partition_index": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
             "label_set": rank[label_set],
             "time_ns": np.concatenate([np.empty(0, np.int64), *(c.time_ns for c in chunks)]),
         }

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.features import ACTIVITY
 from detectors.idle_waste import IdleWaste
@@ -41,34 +42,32 @@ class Presenter:
         total = latest["fb_total_bytes"]
         known = latest["fb_used_bytes"] + latest["fb_free_bytes"]
         usd_per_hour = worker.fleet(now_ns).usd_per_hour.copy()
-        firing = list(worker.firing(now_ns).values())
+        cycles = worker.lifecycles.values()
+        firing = [alert for cycle in cycles for alert in cycle.costliest(now_ns, ALERTS_SHOWN_MAX)]
         firing.sort(key=lambda alert: (-(alert.usd_per_hour or 0.0), alert.alert_id))
-        pending = sum(cycle.pending_count() for cycle in worker.lifecycles.values())
         return FleetView(
             as_of_ns=now_ns,
-            entity_key=tuple(labels.entity_key() for labels in worker.entities.labels),
-            labels=tuple(worker.entities.labels),
-            owner=tuple(entry.owner for entry in worker.entries),
+            entity_key=worker.entities.keys.frozen(),
+            labels=worker.entities.labels.frozen(),
+            owner=worker.owners.frozen(),
             state=figures["state"],
             state_since_ns=figures["state_since_ns"],
-            usd_per_hour=usd_per_hour,
-            waste_usd_per_hour=usd_per_hour * figures["score"],
-            waste_usd_total=figures["usd_in_state"].sum(axis=1),
+            usd_per_hour=_given(usd_per_hour),
+            waste_usd_per_hour=_given(usd_per_hour * figures["score"]),
+            waste_usd_total=figures["usd_so_far"],
             confidence=figures["confidence"],
             signal=figures["signal"],
-            activity_ratio=latest[ACTIVITY],
-            tensor_ratio=latest["tensor_ratio"],
-            power_watts=latest["power_watts"],
-            fb_used_bytes=latest["fb_used_bytes"],
-            fb_total_bytes=np.where(np.isnan(total), known, total),
-            seconds_in_state=figures["seconds_in_state"],
-            waste_usd_in_state=figures["usd_in_state"],
-            retired_seconds=figures["retired"][0],
-            retired_waste_usd=figures["retired"][1],
+            activity_ratio=_given(latest[ACTIVITY]),
+            tensor_ratio=_given(latest["tensor_ratio"]),
+            power_watts=_given(latest["power_watts"]),
+            fb_used_bytes=_given(latest["fb_used_bytes"]),
+            fb_total_bytes=_given(np.where(np.isnan(total), known, total)),
+            seconds_in_state=figures["seconds_total"],
+            waste_usd_in_state=figures["usd_total"],
             alerts=(*firing[:ALERTS_SHOWN_MAX], *reversed(self._resolved)),
             alert_counts={
-                AlertStatus.PENDING: pending,
-                AlertStatus.FIRING: len(firing),
+                AlertStatus.PENDING: sum(cycle.pending_count() for cycle in cycles),
+                AlertStatus.FIRING: sum(cycle.firing_count() for cycle in cycles),
                 AlertStatus.RESOLVED: self.resolved_count,
             },
         )
@@ -86,4 +85,10 @@ def _figures(worker: Worker, now_ns: int) -> Mapping[str, Array]:
     again = deepcopy(detector)
     again.evaluate(now_ns, 0.0, worker.features, worker.fleet(now_ns))
     saved = detector.snapshot()
-    return {name: saved.get(name, found) for name, found in again.figures().items()}
+    return again.figures() | {name: saved[name] for name in ("state", "state_since_ns")}
+
+
+def _given(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an array that nobody else has for a view to keep, which copies what can still be written to."""
+    array.flags.writeable = False
+    return array

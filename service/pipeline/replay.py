@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,8 @@ class Intervals:
 
     def on_tick(self, worker: Worker, end_ns: int, tick_ns: int) -> None:
         """Compare with the tick before; an interval begins with the tick that first shows it."""
-        figures = cast("IdleWaste", worker.detectors[IdleWaste.name]).figures()
-        state, usd = figures["state"], figures["usd_in_state"].sum(axis=1)
+        saved = worker.detectors[IdleWaste.name].snapshot()
+        state, usd = saved["state"].copy(), saved["usd_in_state"].sum(axis=1)
         known = len(self._labels)
         labels = worker.entities.labels
         begin_ns = end_ns - tick_ns
@@ -174,9 +174,9 @@ def _plain(alert: Alert) -> dict[str, Any]:
 def _totals(worker: Worker) -> dict[str, Any]:
     if not worker.was_judged():
         return {"hours_in_state": {}, "waste_usd": 0.0}
-    figures = cast("IdleWaste", worker.detectors[IdleWaste.name]).figures()
-    hours = figures["seconds_in_state"].sum(axis=0) / 3600
-    usd = float(figures["usd_in_state"].sum())
+    saved = worker.detectors[IdleWaste.name].snapshot()
+    hours = saved["seconds_in_state"].sum(axis=0) / 3600
+    usd = float(saved["usd_in_state"].sum())
     return {"hours_in_state": dict(_rounded(hours)), "waste_usd": round(usd, 6)}
 
 

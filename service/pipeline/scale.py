@@ -25,6 +25,7 @@ class Scale:
     def __init__(self, resume: Mapping[str, int]) -> None:
         self._node_of = StateArrays({"node": ArraySpec(np.int32, 0)}, None)
         self._nodes: dict[str, int] = {}
+        self._names: list[str] = []
         self._percent = StateArrays(
             {"seen_ns": ArraySpec(np.int64, -1)}, None
         )  # by node: when it last sent more than 1
@@ -36,6 +37,7 @@ class Scale:
         node = self._nodes.get(name)
         if node is None:
             node = self._nodes[name] = len(self._nodes)
+            self._names.append(name)
             self._percent.grow(len(self._nodes))
         return node
 
@@ -67,8 +69,8 @@ class Scale:
 
     def snapshot(self) -> dict[str, int]:
         """Return when each node that sends percent last showed it, by name."""
-        seen_ns = self._percent["seen_ns"].tolist()
-        return {name: seen_ns[node] for name, node in sorted(self._nodes.items()) if seen_ns[node] >= 0}
+        seen_ns = self._percent["seen_ns"]
+        return {self._names[node]: int(seen_ns[node]) for node in np.flatnonzero(seen_ns >= 0).tolist()}
 
 
 def _exporter(labels: LabelSet) -> str:

@@ -15,6 +15,7 @@ from service.ingest.fields import FieldTable
 from service.ingest.scanners.contract import Bounds
 from service.ingest.scanning import warm_up_scanners
 from service.pipeline.directory import Directory
+from service.pipeline.present import Presenter
 from service.pipeline.worker import Worker
 from service.settings import Settings
 
@@ -47,3 +48,4 @@ def warm_up(settings: Settings, detectors: Mapping[str, tuple[type[Detector], Pa
     worker.finish(lambda _: None)
     for detector in worker.detectors.values():
         detector.evidence(0)
+    Presenter().view(worker)

@@ -17,14 +17,16 @@ from detectors.entities import Entities, Presence
 from detectors.features import ACTIVITY, Features
 from detectors.labels import LabelSets
 from detectors.params import Params
-from detectors.state import Array, ArraySpec, Snapshot, StateArrays, under
+from detectors.roster import Roster
+from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_array, texts_of, under
 from service.alerting.contract import Alert, Notification
 from service.alerting.grouping import Grouping
-from service.alerting.lifecycle import Lifecycle, Subject, from_json
+from service.alerting.lifecycle import Lifecycle, Subject, from_json, in_order_of_id, to_json
 from service.errors import CorruptState
 from service.ingest.contract import TopicPartition
 from service.logs import get_logger
 from service.pipeline.admission import Admission
+from service.pipeline.cut import Cut
 from service.pipeline.directory import Directory, Entry
 from service.pipeline.merge import TickRows, label_sets_of, merge_rows
 from service.pipeline.pending import Pending
@@ -34,7 +36,7 @@ from service.settings import Settings
 
 log = get_logger(__name__)
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 # GPUs that report under more label sets than this, of many holders say, are described anew in each tick.
 _SETTLED_MAX = 8
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
@@ -97,6 +99,7 @@ class Worker:
         self.grouping = Grouping(settings.alerting, meta.get("groups"))
         self._judged = False
         self.entries: list[Entry] = []
+        self.owners: Roster[str] = Roster()
         nan = ArraySpec(np.float64, np.nan)
         self._facts = StateArrays({"usd_per_hour": nan, "idle_watts": nan, "limit_watts": nan}, None)
         # The label sets under which an entity reported in its last tick, see holder_confirm: seeing them again says
@@ -104,8 +107,7 @@ class Worker:
         self._settled = StateArrays({"label_set": ArraySpec(np.int32, -1, (_SETTLED_MAX,))}, None)
         self._admission = Admission(self.entities, label_sets, settings.fleet.entities_max)
         self._grow()
-        for entity in range(len(self.entities)):
-            self._introduce(entity)
+        self._introduce_all()
         self._bind()
 
     def _tick_to_resume(self, meta: dict[str, Any]) -> int | None:
@@ -118,7 +120,7 @@ class Worker:
     def _lifecycle(self, name: str, meta: dict[str, Any], resume: Snapshot | None) -> Lifecycle:
         detector = self.detectors[name]
         saved = under(f"alerts.{name}.", _known(name, type(detector), meta, resume))
-        firing = meta.get("firing", {}).get(name, []) if saved is not None else []
+        firing = texts_of(saved["firing"]) if saved is not None else []
         return Lifecycle(detector, saved, [from_json(alert) for alert in firing])
 
     def _grow(self) -> None:
@@ -135,12 +137,25 @@ class Worker:
             lifecycle.bind(self.entities.ids())
         self._admission.claim_for(self.pending.label_sets())
 
+    def _introduce_all(self) -> None:
+        """Do for all entities of a resumed state what `_introduce` does for one; there may be a million."""
+        self.entries = [self._directory.look_up(labels) for labels in self.entities.labels]
+        self.owners = Roster(entry.owner for entry in self.entries)
+        for i, name in enumerate(("usd_per_hour", "idle_watts", "limit_watts"), Entry._fields.index("usd_per_hour")):
+            self._facts[name][:] = [entry[i] for entry in self.entries]
+        for entity, (labels, owner) in enumerate(zip(self.entities.labels, self.owners, strict=True)):
+            self._scale.describe(entity, labels)
+            for detector in self.detectors.values():
+                detector.describe(entity, labels, owner)
+
     def _introduce(self, entity: int) -> None:
         labels = self.entities.labels[entity]
         entry = self._directory.look_up(labels)
         if entity == len(self.entries):
             self.entries.append(entry)
+            self.owners.append(entry.owner)
         self.entries[entity] = entry
+        self.owners[entity] = entry.owner
         self._facts["usd_per_hour"][entity] = entry.usd_per_hour
         self._facts["idle_watts"][entity] = entry.idle_watts
         self._facts["limit_watts"][entity] = entry.limit_watts
@@ -292,6 +307,7 @@ class Worker:
         self.entities.keep(keep)
         self._admission.keep(keep, len(kept))
         self.entries = [self.entries[entity] for entity in keep.tolist()]
+        self.owners = Roster(self.owners[entity] for entity in keep.tolist())
         for part in (self.features, self._scale, self._settled, self._facts):
             part.keep(keep)
         for name, detector in self.detectors.items():
@@ -328,8 +344,16 @@ class Worker:
         """Return the end of the last closed tick, 0 before the first."""
         return self._next_tick * self._tick_ns if self._next_tick is not None else 0
 
-    def snapshot(self) -> dict[str, Array]:
-        """Return copies of everything: what a worker that resumes from it needs to go on with equal results."""
+    def is_due(self, idle: Collection[TopicPartition]) -> bool:
+        """Tell whether `advance` would close a tick."""
+        tick = self.pending.first_tick() if self._next_tick is None else self._next_tick
+        return tick is not None and (tick + 1) * self._tick_ns <= self.watermarks.complete_until_ns(idle)
+
+    def cut(self) -> Cut:
+        """Return what a worker that resumes needs to go on with equal results, as of now.
+
+        The arrays are the state's own: no tick may close before the cut has released them.
+        """
         meta: dict[str, Any] = {
             "version": STATE_VERSION,
             "watermarks": self.watermarks.snapshot(),
@@ -337,21 +361,28 @@ class Worker:
             "tick_ns": self._tick_ns,
             "state_versions": {name: d.state_version for name, d in self.detectors.items()},
             "percent_seen_ns": self._scale.snapshot(),
-            "firing": {n: cycle.firing_snapshot() for n, cycle in self.lifecycles.items()},
             "groups": self.grouping.snapshot(),
         }
-        text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
-        saved: dict[str, Array] = {"meta": np.frombuffer(text.encode(), np.uint8)}
-        parts: list[tuple[str, dict[str, Array]]] = [
-            ("pending.", self.pending.snapshot()),
-            ("entities.", self.entities.snapshot()),
-            ("features.", self.features.snapshot()),
-        ]
+        labels, waiting = self.entities.labels.frozen(), self.pending.frozen()
+        firing = {f"alerts.{name}.firing": cycle.fired() for name, cycle in self.lifecycles.items()}
+
+        def texts() -> dict[str, Array]:
+            text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
+            return {
+                "meta": np.frombuffer(text.encode(), np.uint8),
+                "entities.labels": text_array(labels),
+                **{name: text_array(map(to_json, in_order_of_id(alerts))) for name, alerts in firing.items()},
+                **{f"pending.{name}": array for name, array in waiting.arrays().items()},
+            }
+
+        parts = [("entities.", self.entities.snapshot()), ("features.", self.features.snapshot())]
         parts += [(f"detectors.{n}.", d.snapshot()) for n, d in self.detectors.items()]
         parts += [(f"alerts.{n}.", cycle.snapshot()) for n, cycle in self.lifecycles.items()]
-        for prefix, arrays in parts:
-            saved |= {prefix + name: array for name, array in arrays.items()}
-        return saved
+        return Cut({prefix + name: array for prefix, arrays in parts for name, array in arrays.items()}, texts)
+
+    def snapshot(self) -> dict[str, Array]:
+        """Return copies of everything that a cut holds."""
+        return {name: array.copy() for name, array in self.cut().arrays().items()}
 
 
 def _meta(resume: Snapshot | None) -> dict[str, Any]:

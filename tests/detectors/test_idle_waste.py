@@ -104,7 +104,7 @@ def test_an_exempt_namespace_raises_nothing_and_still_counts():
     params = IdleWasteParams(overrides=[Override(namespace="a", exempt=True, reason="kept for demos")])
     state, found, detector = judge(QUIET, params=params)
     assert (state, found.kind[0]) == ("truly_idle", -1)
-    assert detector.figures()["usd_in_state"][0, STATES.index("truly_idle")] > 0
+    assert detector.snapshot()["usd_in_state"][0, STATES.index("truly_idle")] > 0
 
 
 def test_an_override_changes_only_what_it_matches():
@@ -117,7 +117,7 @@ def test_an_override_changes_only_what_it_matches():
 def test_the_dollars_are_price_times_wasted_share():
     _, found, detector = judge(QUIET)
     assert found.usd_per_hour[0] == 2.0
-    ticks_idle = detector.figures()["seconds_in_state"][0, STATES.index("truly_idle")] / 15
+    ticks_idle = detector.snapshot()["seconds_in_state"][0, STATES.index("truly_idle")] / 15
     assert found.usd_total[0] == pytest.approx(2.0 * ticks_idle * 15 / 3600)
 
 
@@ -130,6 +130,7 @@ def test_an_unknown_price_gives_a_finding_without_dollars():
 
 def test_a_dropped_gpu_stays_in_the_totals():
     _, _, detector = judge(QUIET)
-    before = detector.figures()["usd_in_state"].sum()
+    before = detector.figures()["usd_total"].sum()
     detector.keep(np.empty(0, np.int64))
     assert detector.snapshot()["retired"][1].sum() == pytest.approx(before)
+    assert detector.figures()["usd_total"].sum() == pytest.approx(before)

@@ -110,8 +110,8 @@ def fleet_view(
         power_watts=np.where(unknown, np.nan, power_max * load),
         fb_used_bytes=np.where(unknown, np.nan, memory_gib * 2**30 * held),
         fb_total_bytes=memory_gib * 2**30,
-        seconds_in_state=seconds,
-        waste_usd_in_state=waste_in_state,
+        seconds_in_state=seconds.sum(axis=0),
+        waste_usd_in_state=waste_in_state.sum(axis=0),
     )
     found = alerts_of(view) if alerts is None else tuple(alerts)
     counts = Counter(alert.status for alert in found)

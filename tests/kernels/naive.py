@@ -91,6 +91,10 @@ def latest_add(entity, time_ns, values, m):
     return out
 
 
+def latest_read(now_ns, stale_ns, value, value_time_ns):
+    return np.array([v if now_ns - t <= stale_ns else np.nan for v, t in zip(value, value_time_ns, strict=True)])
+
+
 def activity_select(entity, time_ns, sm, gr, util, stale_ns):
     out = np.full(len(entity), np.nan)
 
@@ -171,6 +175,11 @@ def dwell_add(states, scores, prices, seconds, state_count):
         time[state] += seconds
         usd[state] += 0.0 if np.isnan(price) else price * score * seconds / 3600
     return time, usd
+
+
+def dwell_sum(seconds_in_state, usd_in_state):
+    """By state, by state and by entity."""
+    return seconds_in_state.sum(axis=0), usd_in_state.sum(axis=0), usd_in_state.sum(axis=1)
 
 
 def watermark_advance(times, lateness_ns, jump_ns, jump_rows):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from kernels.activity import activity_select, signal_read
 from kernels.alert import alert_advance, alert_leave
-from kernels.dwell import dwell_add
+from kernels.dwell import dwell_add, dwell_sum
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
-from kernels.latest import latest_add
+from kernels.latest import latest_add, latest_read
 from kernels.presence import holder_confirm, presence_add, presence_read
 from kernels.rows import rows_merge, rows_number, rows_sort
 from kernels.waste import SIGNAL_TRUST, waste_classify, waste_find
@@ -62,11 +62,11 @@ def test_the_ewma_is_the_weighted_mean_and_variance_of_the_whole_history(history
         assert np.allclose((results[0][0][e], results[0][1][e]), expected, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
-def windows(entity, time_ns, value, pieces):
+def windows(entity, time_ns, value, pieces, spread=PANES, extremes=PANES):
     state = (
         np.full((ENTITIES, PANES), -1, np.int64),
-        *(np.zeros((ENTITIES, PANES), np.int32) for _ in range(2)),
-        *(np.zeros((ENTITIES, PANES)) for _ in range(4)),
+        *(np.zeros((ENTITIES, width), np.int32) for width in (PANES, spread)),
+        *(np.zeros((ENTITIES, width)) for width in (PANES, spread, extremes, extremes)),
     )
     for piece in pieces:
         window_add(entity[piece], time_ns[piece], value[piece], PANE_NS, 0.5, *state)
@@ -91,6 +91,9 @@ def test_a_window_holds_exactly_the_samples_of_its_panes(history, now_s):
     cut_up = windows(entity, time_ns, value, in_pieces(entity, time_ns, cut))
     for a, b in zip(whole, cut_up, strict=True):
         assert np.array_equal(a, b)
+    for spread, extremes in ((0, 0), (0, PANES), (PANES, 0)):
+        kept = windows(entity, time_ns, value, [np.arange(len(entity))], spread, extremes)
+        assert all(np.array_equal(a, b) for a, b in zip(kept, whole, strict=True) if a.shape == b.shape)
     figures = read(whole, now_ns)
     for e in range(ENTITIES):
         own = entity == e
@@ -156,6 +159,12 @@ def test_the_latest_value_is_the_newest_that_was_measured(history):
     for piece in in_pieces(entity, time_ns, cut):
         latest_add(entity[piece], time_ns[piece], values[piece], value, value_time_ns)
     assert np.array_equal(value, naive.latest_add(entity, time_ns, values, ENTITIES), equal_nan=True)
+    now_ns, stale_ns = int(time_ns.max(initial=START_NS)), 60 * 10**9
+    for c in range(3):
+        newest, newest_ns = np.ascontiguousarray(value[:, c]), np.ascontiguousarray(value_time_ns[:, c])
+        out = np.empty(ENTITIES)
+        latest_read(now_ns, stale_ns, newest, newest_ns, out)
+        assert np.array_equal(out, naive.latest_read(now_ns, stale_ns, newest, newest_ns), equal_nan=True)
 
 
 @given(histories(columns=3))
@@ -316,6 +325,15 @@ def test_seconds_and_dollars_go_to_the_state_they_were_spent_in(ticks):
         dwell_add(np.array([state], np.int8), np.array([score]), np.array([price]), 15.0, seconds, usd)
     expected = naive.dwell_add(*zip(*ticks, strict=True), 15.0, 8)
     assert np.allclose((seconds[0], usd[0]), expected)
+
+
+@given(st.lists(st.lists(st.floats(0, 1e6), min_size=4, max_size=4), max_size=20))
+def test_what_was_spent_adds_up_by_state_and_by_entity(rows):
+    table = np.array(rows).reshape(-1, 2, 2)
+    seconds, usd = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+    out = [np.zeros(2), np.zeros(2), np.empty(len(rows))]
+    dwell_sum(seconds, usd, *out)
+    assert all(np.allclose(a, b) for a, b in zip(out, naive.dwell_sum(seconds, usd), strict=True))
 
 
 @given(st.lists(st.integers(0, 400), max_size=60), st.integers(0, 60))

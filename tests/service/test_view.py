@@ -43,8 +43,7 @@ def test_a_read_only_array_is_taken_without_a_copy():
         ("state", np.full(8, len(STATES), np.int8)),
         ("state", np.full(8, -1, np.int8)),
         ("signal", np.full(8, len(SIGNALS), np.int8)),
-        ("seconds_in_state", np.zeros((8, 7))),
-        ("retired_seconds", np.zeros(7)),
+        ("seconds_in_state", np.zeros(7)),
         ("owner", ("a",)),
     ],
 )
@@ -73,19 +72,7 @@ def test_sums_by_state_equal_a_loop_over_the_gpus():
         assert totals.gpus[s] == len(rows)
         assert totals.usd_per_hour[s] == pytest.approx(sum(view.usd_per_hour[i] for i in priced))
         assert totals.waste_usd_per_hour[s] == pytest.approx(sum(view.waste_usd_per_hour[i] for i in priced))
-        assert totals.seconds[s] == pytest.approx(view.seconds_in_state[:, s].sum())
-
-
-def test_totals_do_not_shrink_when_a_gpu_is_forgotten():
-    view = fleet_view(40)
-    rest = fleet_view(0)
-    shrunk = replace(
-        rest,
-        retired_seconds=view.seconds_in_state.sum(axis=0),
-        retired_waste_usd=view.waste_usd_in_state.sum(axis=0),
-    )
-    assert by_state(shrunk).seconds == pytest.approx(by_state(view).seconds)
-    assert by_state(shrunk).waste_usd == pytest.approx(by_state(view).waste_usd)
+        assert totals.seconds[s] == view.seconds_in_state[s]
 
 
 def test_top_owners_and_the_rest_add_up_to_the_fleet():

@@ -125,7 +125,7 @@ def test_a_resumed_lifecycle_resolves_what_fired_before():
     fleet = Fleet()
     for i in range(6):
         fleet.tick(i, [IDLE])
-    saved = [from_json(a) for a in fleet.lifecycle.firing_snapshot()]
+    saved = [from_json(a) for a in map(to_json, fleet.lifecycle.fired())]
     resumed = Fleet(resume=fleet.lifecycle.snapshot(), firing=saved)
     expected = [fleet.tick(i, [-1])[1] for i in range(6, 10)]
     assert [resumed.tick(i, [-1])[1] for i in range(6, 10)] == expected

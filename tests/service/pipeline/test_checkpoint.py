@@ -49,7 +49,7 @@ def test_only_the_last_two_are_kept(directory):
 
 
 def test_every_truncation_and_every_flipped_byte_is_noticed():
-    content = encode({"a": np.arange(4)}, {"n": 1})
+    content = b"".join(encode({"a": np.arange(4)}, {"n": 1}))
     for end in range(len(content)):
         with pytest.raises(CorruptState):
             decode(content[:end], "cut")
@@ -79,7 +79,7 @@ def test_when_none_is_whole_the_service_refuses_to_start(directory):
 def test_a_file_that_no_manifest_names_is_not_loaded_and_swept(directory):
     store = FileCheckpointStore(directory)
     stray = directory.path / "snapshot-000000000099.skf"
-    stray.write_bytes(encode({}, {"n": 99}))
+    stray.write_bytes(b"".join(encode({}, {"n": 99})))
     assert store.load() is None
     store.save(checkpoint(1))
     assert not stray.exists()

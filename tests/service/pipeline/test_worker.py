@@ -283,7 +283,7 @@ def test_a_resumed_worker_remembers_only_label_sets_that_rows_wait_under():
 
 def test_state_of_another_layout_is_refused():
     saved = dict(worker(configuration(), LabelSets()).snapshot())
-    text = saved["meta"].tobytes().replace(b'"version":2', b'"version":9')
+    text = saved["meta"].tobytes().replace(b'"version":3', b'"version":9')
     with pytest.raises(CorruptState, match="version 9"):
         worker(configuration(), LabelSets(), saved | {"meta": np.frombuffer(text, np.uint8)})
 
