@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from service.alerting.contract import Notification
@@ -16,6 +15,7 @@ from service.ingest.dead_letter import Breaker, places
 from service.logs import get_logger
 from service.pipeline.ahead import DecodingAhead
 from service.pipeline.checkpoint import Checkpoint, CheckpointStore
+from service.pipeline.idleness import Idleness
 from service.pipeline.intake import Intake
 from service.pipeline.saver import Saver
 from service.pipeline.worker import TickOutcome, Worker
@@ -60,31 +60,6 @@ class Observer(Protocol):
     def on_trouble(self, what: str) -> None:
         """Something is unavailable; the loop goes on trying."""
         ...
-
-
-@dataclass(slots=True)
-class Idleness:
-    """Since when each partition has been read to its end without anything new (monotonic seconds)."""
-
-    after_s: float
-    since_s: dict[TopicPartition, float] = field(default_factory=dict)
-    ended_s: dict[TopicPartition, float] = field(default_factory=dict)
-
-    def update(self, source: Source, busy: set[TopicPartition], now_s: float) -> frozenset[TopicPartition]:
-        """Return the partitions that hold nothing back; those of a finite input as soon as they ended."""
-        idle = set()
-        for partition in source.assigned():
-            ended = source.ended(partition)
-            if ended:
-                self.ended_s[partition] = now_s
-            if partition in busy:
-                self.since_s[partition] = now_s
-            silent_s = now_s - self.since_s.setdefault(partition, now_s)
-            # Records that say nothing of GPUs keep a log from ending for long, and hold nothing back either.
-            lately = now_s - self.ended_s.get(partition, -self.after_s) < self.after_s
-            if (ended and not source.live) or (silent_s >= self.after_s and lately):
-                idle.add(partition)
-        return frozenset(idle)
 
 
 class Loop:

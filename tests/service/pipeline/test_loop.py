@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.ingest.contract import TopicPartition
-from service.pipeline.loop import Idleness
+from service.pipeline.idleness import Idleness
 
 PARTITION = TopicPartition("t", 0)
 
