@@ -33,14 +33,7 @@ class Plan:
     time_s: float
     engine_timeout_s: float
     # Up to which share of the time a work may begin another round; latency, flood and curves share the rest.
-    until: tuple[tuple[str, float], ...] = (
-        ("W1", 0.5),
-        ("W2", 0.65),
-        ("W3", 0.75),
-        ("latency", 0.8),
-        ("flood", 0.85),
-        ("curve", 1.0),
-    )
+    until: tuple[tuple[str, float], ...] = (("W1", 0.5), ("W2", 0.65), ("W3", 0.75), ("rest", 1.0))
 
     def scaled(self, share: float) -> Plan:
         """Return the plan with a share of the messages."""
