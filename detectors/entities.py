@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ PLACEMENT = tuple(LabelSet._fields.index(name) for name in (
     "cluster", "region", "node", "gpu", "uuid", "mig_id", "mig_profile", "model", "instance_type", "capacity_type",
 ))  # fmt: skip
 ATTRIBUTION = tuple(LabelSet._fields.index(name) for name in ("namespace", "pod", "container", "job", "team"))
+_NOTHING = LabelSet()
 
 
 class Sighting(NamedTuple):
@@ -100,28 +102,23 @@ class Entities:
         self.keys = Roster(known.entity_key() for known in labels)
         self._ids = {key: i for i, key in enumerate(self.keys)}
 
-    def _locate(self, entity: int) -> None:
-        self._places["cluster"][entity] = self._cluster(self.labels[entity])
-
     def _cluster(self, labels: LabelSet) -> int:
         return self._clusters.setdefault(labels.cluster, len(self._clusters))
 
-    def admit(self, labels: Iterable[LabelSet]) -> tuple[list[int], set[str]]:
-        """Give ids to new entities in order of their keys; return the new ids and the keys there was no room for."""
-        fresh = {label_set.entity_key(): label_set for label_set in labels}
-        admitted: list[int] = []
-        refused: set[str] = set()
-        for key in sorted(fresh.keys() - self._ids.keys()):
-            if len(self.labels) >= self._entities_max:
-                refused.add(key)
-                continue
-            self._ids[key] = len(self.labels)
-            admitted.append(len(self.labels))
-            self.labels.append(LabelSet()._replace(uuid=fresh[key].uuid, mig_id=fresh[key].mig_id))
-            self.keys.append(key)
+    def admit(self, keys: Iterable[str]) -> set[str]:
+        """Give ids to new entities in order of their keys; return the keys there was no room for.
+
+        Nothing is known of them until `describe_new` or `describe` has seen the label sets of their first tick.
+        """
+        known = len(self.labels)
+        fresh = sorted({key for key in keys if key not in self._ids})
+        admitted = fresh[: max(self._entities_max - known, 0)]
+        self._ids.update(zip(admitted, count(known), strict=False))
+        self.keys.extend(admitted)
+        self.labels.extend(repeat(_NOTHING, len(admitted)))
         self.state.grow(len(self.labels))
         self._places.grow(len(self.labels))
-        return admitted, refused
+        return set(fresh[len(admitted) :])
 
     def seen(self, presence: Presence) -> None:
         """Note the first and last row of entities in a tick."""
@@ -143,6 +140,37 @@ class Entities:
         scratch = np.empty(settled.shape[1], np.int32), np.empty(settled.shape[1], np.int64)
         holder_confirm(*rows, names_holder, settled, self.state["attributed_ns"], *scratch, unsettled, count)
         return unsettled[: count[0]]
+
+    def describe_new(
+        self, presence: Presence, first: int, label_sets: LabelSets, names_holder: NDArray[np.bool_]
+    ) -> NDArray[np.int32]:
+        """Do for entities from `first` on, in their first tick, what `describe` would; return those that it must see.
+
+        All but a few report under one label set, which then says everything about them.
+        """
+        p = presence
+        own = np.arange(np.searchsorted(p.entity, first), len(p.entity))
+        if not len(own):
+            return p.entity[:0]
+        begin = p.start[own] - p.start[own[0]]
+        seen = p.label_set[p.start[own[0]] :]
+        alone = np.minimum.reduceat(seen, begin) == np.maximum.reduceat(seen, begin)
+        rest: NDArray[np.int32] = p.entity[own[~alone]]
+        own = own[alone]
+        entity, label_set = p.entity[own], p.label_set[p.start[own]]
+        holds = names_holder[label_set]
+        labels = [label_sets[i] for i in label_set.tolist()]
+        for i in np.flatnonzero(~holds).tolist():
+            if labels[i].container or labels[i].team:  # nobody's, as long as nobody is named
+                labels[i] = labels[i]._replace(container="", team="")
+        self.labels.put(entity.tolist(), labels)
+        self._places["cluster"][entity] = list(map(self._cluster, labels))
+        self.clusters_with_holders |= {labels[i].cluster for i in np.flatnonzero(holds).tolist()}
+        held = own[holds]
+        self.state["holder_since_ns"][p.entity[held]] = p.first_ns[held]
+        self.state["attributed_ns"][p.entity[held]] = p.last_ns[held]
+        self.state["sharers"][p.entity[held]] = 1
+        return rest
 
     def describe(self, entity: int, sightings: Sequence[Sighting]) -> bool:
         """Take in the label sets of one tick; return whether the entity's labels changed.
@@ -166,7 +194,7 @@ class Entities:
             return False
         # Mostly it is what was sent: one object then, of 160 bytes per GPU.
         self.labels[entity] = next((s.labels for s in sightings if s.labels == merged), merged)
-        self._locate(entity)
+        self._places["cluster"][entity] = self._cluster(self.labels[entity])
         return True
 
     def _hold(self, entity: int, known: list[str], holder: LabelSet, first_ns: int, last_ns: int) -> None:

@@ -19,8 +19,8 @@ from service.ingest.reading import MEASUREMENT
 TABLE_FILE = Path(__file__).with_name("fields.yaml")
 _NEVER = float("inf")
 _CACHE_MAX = 1 << 14  # names and measurements come from outside: neither cache may grow with them
-_HOLDER_FIELDS = ("namespace", "pod", "container")
-_UUID_PREFIXES = ("GPU-", "MIG-")
+HOLDER_FIELDS = ("namespace", "pod", "container")
+UUID_PREFIXES = ("GPU-", "MIG-")
 
 
 class Metric(NamedTuple):
@@ -95,12 +95,12 @@ class FieldTable:
         self._codes = frozenset(float(code) for code in blanks["codes"])
         self.codes = np.array(sorted(self._codes))
         self._blank_from = float(blanks["at_least"])
-        self._blank_texts = frozenset(blanks["texts"])
+        self.blank_texts = frozenset(blanks["texts"])
         self._value_fields = tuple(table["value_fields"])
         self._everywhere, self._by_measurement = self._lookups(table["sources"], problems)
         self._last_resort = {name: tuple(aliases) for name, aliases in table["last_resort"].items()}
-        self._exporters = tuple(table["exporters"])
-        self._spellings = table["spellings"]
+        self.exporters = tuple(table["exporters"])
+        self.spellings: Mapping[str, Mapping[str, str]] = table["spellings"]
         self._general = _Context(_aliases(table["labels"], problems), tuple(table["holders"]), False)
         self._contexts = {name: self._context(given, problems) for name, given in table["contexts"].items()}
         if problems:
@@ -132,18 +132,18 @@ class FieldTable:
 
     def is_blank_text(self, text: str) -> bool:
         """Tell whether text in the place of a number, or of a label, says that there is none."""
-        return text in self._blank_texts
+        return text in self.blank_texts
 
     def label_set(self, raw: Mapping[str, str], defaults: Mapping[str, str]) -> LabelSet:
         """Return the label set that raw labels mean; `defaults` (by field name) fill what is missing."""
         context = self._contexts.get(raw.get(MEASUREMENT, ""), self._general)
         folded: dict[str, str] = {}
         for name, value in sorted(raw.items()):  # sorted: of two spellings of a name the same one always counts
-            if value and value not in self._blank_texts:
+            if value and value not in self.blank_texts:
                 folded.setdefault(name.lower(), value)
         found = _first_of(context.aliases, folded)
         found.update(self._holder(context, folded))
-        if not found.get("uuid") and found.get("gpu", "").startswith(_UUID_PREFIXES):
+        if not found.get("uuid") and found.get("gpu", "").startswith(UUID_PREFIXES):
             found["uuid"] = found.pop("gpu")
         for name, value in defaults.items():
             found.setdefault(name, value)
@@ -151,19 +151,23 @@ class FieldTable:
             found.setdefault(name, value)
         if context.lone_gpu_is_uuid and not found.get("uuid") and not found.get("node") and "gpu" in found:
             found["uuid"] = found.pop("gpu")
-        for name, words in self._spellings.items():
+        for name in self.spellings:
             if name in found:
-                word = found[name].lower().replace("_", "-")
-                found[name] = words.get(word, word)
+                found[name] = self.spelled(name, found[name])
         return LabelSet(**found)
+
+    def spelled(self, name: str, text: str) -> str:
+        """Return the one spelling of a label of which there are several."""
+        word = text.lower().replace("_", "-")
+        return str(self.spellings[name].get(word, word))
 
     def _holder(self, context: _Context, folded: Mapping[str, str]) -> dict[str, str]:
         """Return namespace, pod and container of whoever has the GPU, and nothing where that is the exporter."""
         for family in context.holders:
-            holder = {name: folded[family[name]] for name in _HOLDER_FIELDS if family[name] in folded}
+            holder = {name: folded[family[name]] for name in HOLDER_FIELDS if family[name] in folded}
             if not holder:
                 continue
-            if not any(_fits(exporter, holder) for exporter in self._exporters):
+            if not any(_fits(exporter, holder) for exporter in self.exporters):
                 return holder
             if family.get("final"):
                 break

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from detectors.labels import LabelSets
+from detectors.labels import LabelSet, LabelSets
 from service.ingest.fields import FieldTable, Lookup
+from service.ingest.label_columns import Columns, LabelColumns
 from service.ingest.reading import MEASUREMENT
 
 NO_GPU = -1  # in the place of a label set's id: these labels name no GPU
@@ -21,6 +22,7 @@ class KnownLabels:
 
     def __init__(self, fields: FieldTable, label_sets: LabelSets, chars_max: int) -> None:
         self._fields = fields
+        self._columns = LabelColumns(fields)
         self._chars_max = chars_max
         self._label_sets = label_sets
         self._known: dict[Pairs, dict[Pairs, tuple[int, Lookup]]] = {}
@@ -37,15 +39,26 @@ class KnownLabels:
         if self._size >= _CACHE_MAX:
             self._known = {}
             self._size = 0
-        meant = self._fields.label_set(labels, dict(defaults))
-        label_set = NO_GPU
-        if max(map(len, meant)) > self._chars_max:
-            label_set = TOO_LONG
-        elif meant.is_gpu():
-            label_set = self._label_sets.intern(meant)
-        found = label_set, self._fields.lookup(labels.get(MEASUREMENT, ""))
+        found = self.meaning(labels, defaults), self._fields.lookup(labels.get(MEASUREMENT, ""))
         if sum(map(len, labels)) + sum(map(len, labels.values())) > _CACHED_CHARS_MAX:
             return found
         self._known.setdefault(defaults, {})[pairs] = found
         self._size += 1
         return found
+
+    def meaning(self, labels: Mapping[str, str], defaults: Pairs) -> int:
+        """Return the label set's id, NO_GPU or TOO_LONG, for one who remembers it himself."""
+        return self._number(self._fields.label_set(labels, dict(defaults)))
+
+    def meanings(self, measurement: str, names: Sequence[str], columns: Columns, defaults: Pairs) -> list[int]:
+        """Return the same for many under one measurement: columns hold the values of the labels `names`."""
+        meant = self._columns.label_sets(names, columns, {MEASUREMENT: measurement}, dict(defaults))
+        if max(max(map(len, column)) for column in (*columns, *defaults)) > self._chars_max:
+            return list(map(self._number, meant))
+        intern = self._label_sets.intern
+        return [intern(labels) if labels.is_gpu() else NO_GPU for labels in meant]
+
+    def _number(self, meant: LabelSet) -> int:
+        if max(map(len, meant)) > self._chars_max:
+            return TOO_LONG
+        return self._label_sets.intern(meant) if meant.is_gpu() else NO_GPU

@@ -50,36 +50,43 @@ class Admission:
         known = self._by_label_set("room")
         room = known[label_set]
         if not room.all():
-            for i in np.unique(label_set[wanted & (room == _UNASKED)]).tolist():
-                known[i] = _ADMITTED if self._claim(self._label_sets[i].entity_key()) else _REFUSED
+            self._claim(known, np.unique(label_set[wanted & (room == _UNASKED)]).tolist())
             room = known[label_set]
         admitted: NDArray[np.bool_] = room == _ADMITTED
         return admitted
 
-    def _claim(self, key: str) -> bool:
-        if self._entities.find(key) is not None or key in self._claimed:
-            return True
-        if len(self._entities) + len(self._claimed) >= self._entities_max:
-            return False
-        self._claimed.add(key)
-        return True
+    def _claim(self, room: Array, label_sets: list[int]) -> None:
+        """Claim places for these label sets; note in `room` which of them have one."""
+        known, claimed = self._entities.ids(), self._claimed
+        left = self._entities_max - len(known) - len(claimed)
+        for i in label_sets:
+            key = self._label_sets[i].entity_key()
+            if key in known or key in claimed:
+                room[i] = _ADMITTED
+            elif left > 0:
+                room[i] = _ADMITTED
+                claimed.add(key)
+                left -= 1
+            else:
+                room[i] = _REFUSED
 
-    def admit(self, label_set: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[int]]:
-        """Return the entity of each row of a tick, and the ids of those that are new."""
+    def admit(self, label_set: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the entity of each row of a tick; those that are new get the next ids."""
         entity_of = self._by_label_set("entity")
         entity: NDArray[np.int32] = entity_of[label_set]
         if (entity >= 0).all():
-            return entity, []
+            return entity
         fresh = np.unique(label_set[entity < 0])
         labels = [self._label_sets[i] for i in fresh.tolist()]
-        admitted, refused = self._entities.admit(labels)
+        keys = [known.entity_key() for known in labels]
+        refused = self._entities.admit(keys)
         assert not refused, "room was checked when the rows were taken in"
         ids = self._entities.ids()
-        keys = [known.entity_key() for known in labels]
         self._claimed.difference_update(keys)
         entity_of[fresh] = [ids[key] for key in keys]
         self._known["names_holder"][fresh] = [known.is_attributed() for known in labels]
-        return entity_of[label_set], admitted
+        admitted: NDArray[np.int32] = entity_of[label_set]
+        return admitted
 
     def keep(self, entities: NDArray[np.int64], before: int) -> None:
         """Follow the new ids of these entities, of `before` in all; the others' places are free again."""

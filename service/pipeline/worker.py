@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from service.ingest.contract import TopicPartition
 from service.logs import get_logger
 from service.pipeline.admission import Admission
 from service.pipeline.cut import Cut
-from service.pipeline.directory import Directory, Entry
+from service.pipeline.directory import NO_ENTRY, Directory, Entry
 from service.pipeline.merge import TickRows, label_sets_of, merge_rows
 from service.pipeline.pending import Pending
 from service.pipeline.scale import Scale
@@ -107,7 +108,7 @@ class Worker:
         self._settled = StateArrays({"label_set": ArraySpec(np.int32, -1, (_SETTLED_MAX,))}, None)
         self._admission = Admission(self.entities, label_sets, settings.fleet.entities_max)
         self._grow()
-        self._introduce_all()
+        self._introduce(range(len(self.entities)))
         self._bind()
 
     def _tick_to_resume(self, meta: dict[str, Any]) -> int | None:
@@ -136,31 +137,22 @@ class Worker:
             lifecycle.bind(self.entities.ids())
         self._admission.claim_for(self.pending.label_sets())
 
-    def _introduce_all(self) -> None:
-        """Do for all entities of a resumed state what `_introduce` does for one; there may be a million."""
-        self.entries = [self._directory.look_up(labels) for labels in self.entities.labels]
-        self.owners = Roster(entry.owner for entry in self.entries)
+    def _introduce(self, entities: Sequence[int]) -> None:
+        """Tell everybody what the labels of these entities say; the newest may be new."""
+        labels = [self.entities.labels[entity] for entity in entities]
+        entries = list(map(self._directory.look_up, labels))
+        owners = [entry.owner for entry in entries]
+        new = len(self.entities) - len(self.entries)
+        self.entries.extend(repeat(NO_ENTRY, new))
+        self.owners.extend(repeat(NO_ENTRY.owner, new))
+        for entity, entry in zip(entities, entries, strict=True):
+            self.entries[entity] = entry
+        self.owners.put(entities, owners)
         for i, name in enumerate(("usd_per_hour", "idle_watts", "limit_watts"), Entry._fields.index("usd_per_hour")):
-            self._facts[name][:] = [entry[i] for entry in self.entries]
-        for entity, (labels, owner) in enumerate(zip(self.entities.labels, self.owners, strict=True)):
-            self._scale.describe(entity, labels)
-            for detector in self.detectors.values():
-                detector.describe(entity, labels, owner)
-
-    def _introduce(self, entity: int) -> None:
-        labels = self.entities.labels[entity]
-        entry = self._directory.look_up(labels)
-        if entity == len(self.entries):
-            self.entries.append(entry)
-            self.owners.append(entry.owner)
-        self.entries[entity] = entry
-        self.owners[entity] = entry.owner
-        self._facts["usd_per_hour"][entity] = entry.usd_per_hour
-        self._facts["idle_watts"][entity] = entry.idle_watts
-        self._facts["limit_watts"][entity] = entry.limit_watts
-        self._scale.describe(entity, labels)
+            self._facts[name][entities] = [entry[i] for entry in entries]
+        self._scale.describe(entities, labels)
         for detector in self.detectors.values():
-            detector.describe(entity, labels, entry.owner)
+            detector.describe(entities, labels, owners)
 
     def ingest(self, batch: EventBatch) -> list[Refusal]:
         """Take in a batch; return the rows that are late or whose GPU there is no room for."""
@@ -255,25 +247,33 @@ class Worker:
     def _fold(self, tick: int) -> TickRows:
         chunks = self.pending.take(tick)
         label_set = label_sets_of(chunks)
-        entity, admitted = self._admission.admit(label_set)
-        if admitted:
+        known = len(self.entities)
+        entity = self._admission.admit(label_set)
+        if len(self.entities) > known:
             self._grow()
-        for fresh in admitted:
-            self._introduce(fresh)
         rows = merge_rows(chunks, label_set, entity, len(self.entities))
-        self._describe(rows.presence)
+        self._describe(rows.presence, known)
         self._scale.apply(rows)
         self.features.fold(rows.entity, rows.time_ns, rows.columns)
         return rows
 
-    def _describe(self, presence: Presence) -> None:
-        """Hand each entity the label sets it reported under; most report what is known already."""
+    def _describe(self, presence: Presence, known: int) -> None:
+        """Hand each entity the label sets it reported under; most report what is known already, or are new."""
         self.entities.seen(presence)
         names_holder = self._admission.names_holder()
-        for i in self.entities.confirm(presence, names_holder, self._settled["label_set"]).tolist():
+        unsettled = self.entities.confirm(presence, names_holder, self._settled["label_set"])
+        left = unsettled[presence.entity[unsettled] < known]
+        changed: list[int] = []
+        if len(self.entities) > known:
+            rest = self.entities.describe_new(presence, known, self._label_sets, names_holder)
+            left = np.concatenate([left, np.searchsorted(presence.entity, rest)])
+            changed += range(known, len(self.entities))
+        for i in left.tolist():
             entity = int(presence.entity[i])
-            if self.entities.describe(entity, presence.sightings(i, self._label_sets)):
-                self._introduce(entity)
+            if self.entities.describe(entity, presence.sightings(i, self._label_sets)) and entity < known:
+                changed.append(entity)
+        if changed:
+            self._introduce(changed)
 
     def _attribute(self, end_ns: int) -> None:
         """Release holders whose labels are gone for too long, or at once where the GPU is visibly empty.
@@ -294,8 +294,8 @@ class Worker:
         gone = np.flatnonzero(silent & (expired | empty))
         self.entities.release(gone)
         self._settled["label_set"][gone] = -1
-        for entity in gone.tolist():
-            self._introduce(entity)
+        if len(gone):
+            self._introduce(gone.tolist())
 
     def _forget(self, end_ns: int) -> None:
         silent_ns = end_ns - self.entities.state["last_seen_ns"]

@@ -8,16 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.columns import COLUMNS
+from kernels.interned import NEVER_SEEN
 from kernels.native import IGNORED_NAME, KEY_WORDS, KEYS_MAX, LABEL, MEASUREMENT, OUT, TIME, UNKNOWN_NAME, native_scan
 from kernels.points import rows_repeated
 from service.ingest.contract import Record
 from service.ingest.fields import FieldTable
 from service.ingest.formats.native import LABELS
+from service.ingest.plain_labels import plain_groups
 from service.ingest.reading import json_document
 from service.ingest.records import Records
 from service.ingest.scanners.contract import Ask, Bounds, Scanned
-from service.ingest.scanners.raw_labels import RawLabels, resolve
+from service.ingest.scanners.raw_labels import REFERENCE, RawLabels, resolve
 
+IDENTITY = frozenset(("uuid", "gpu"))  # without text for either the reference has something to say
 ROW_BYTES_MIN = 22  # {"ts":1,"gpu":1,"sm":1}
 ARRAY_ROWS_MAX = 1 << 16  # rows of arrays at once, beyond one for each record; the reference reads the others
 # By these the reference takes a record for one of another format: they are never learned as keys.
@@ -72,11 +75,12 @@ class NativeScanner:
             records.data, records.span, records.timestamp_ms,
             len(self._names), self._words, self._masks, self._size, self._kind, self._row, self._factor,
             bounds.earliest_ns, bounds.latest_ns, bounds.future_ns, bounds.record_bytes_max, bounds.record_samples_max,
-            self._next, *self._labels.arrays(), self._labels.parts, self._found,
+            self._next, *self._labels.arrays(n), self._labels.parts, self._found,
             plain, record, entry, time_ns, values, unknown, count,
         )  # fmt: skip
         rows = int(count[0])
         record, time_ns = record[:rows], time_ns[:rows]
+        self._resolve_plain(entry[:rows], ask)
         label_set = resolve(self._labels, records, record, entry[:rows], ask)
         unusable = label_set < 0
         if rows > np.count_nonzero(plain) or n == 0:  # of nothing too: a warm-up compiles what arrays will need
@@ -91,6 +95,21 @@ class NativeScanner:
         }
         counts = {"accepted": int(np.count_nonzero(plain)), "unknown_metric": int(unknown[kept].sum())}
         return Scanned(plain, record[kept], label_set[kept], time_ns[kept], columns, counts)
+
+    def _resolve_plain(self, entry: NDArray[np.int32], ask: Ask) -> None:
+        """Find out what new labels mean where they are plain text, many at once: a fleet arrives in one batch."""
+        meaning = self._labels.meaning
+        fresh = np.unique(entry[meaning[entry] == NEVER_SEEN])
+        if not len(fresh):
+            return
+        names = list(self._names)
+        for group in plain_groups(*self._labels.contents(fresh), FOREIGN_KEYS):
+            known = [names[key] if key < len(names) else "" for key in group.keys]
+            # A UUID that is the number 0 is none.
+            zero = "uuid" in known and "0" in group.columns[known.index("uuid")]
+            if all(known) and IDENTITY.intersection(known) and not zero:
+                label_set = np.array(ask.label_sets(known, group.columns), np.int32)
+                meaning[fresh[group.entry]] = np.where(label_set >= 0, label_set, REFERENCE)
 
     def _room_for(self, rows: int) -> NDArray[np.float64]:
         if self._scratch.shape[0] != len(self._columns) or self._scratch.shape[1] < rows:

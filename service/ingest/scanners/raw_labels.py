@@ -30,7 +30,7 @@ TableArrays = tuple[  # slot, entry_hash, entry_at, entry_words, entry_next, mea
 
 
 class RawLabels:
-    """The table of kernels.interned. Doubles when half full; one that may grow no further is emptied."""
+    """The table of kernels.interned. Doubles when room is short; one that may grow no further is emptied."""
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
         self._entries_max = entries_max
@@ -53,26 +53,36 @@ class RawLabels:
     def __len__(self) -> int:
         return int(self._used[0])
 
-    def arrays(self) -> TableArrays:
-        """Return the state that a kernel takes, with room for as many entries again as there are."""
+    def arrays(self, more: int | None = None) -> TableArrays:
+        """Return the state that a kernel takes, with room for so many more entries; by default, as there are already."""
         entries, words = self._used[:2].tolist()
         capacity = len(self._hash)
-        if 2 * entries >= capacity or 2 * words >= len(self._arena):
+        wanted = entries + min(entries if more is None else more, self._entries_max)
+        if wanted >= capacity or 2 * words >= len(self._arena):
             if capacity >= self._entries_max:
                 self._begin(capacity)
             else:
-                self._grow(min(2 * capacity, self._entries_max))
+                self._grow(min(max(2 * capacity, 1 << wanted.bit_length()), self._entries_max))
         return self._slot, self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used
 
     def _contents(self) -> list[NDArray[Any]]:
         return [self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used]
 
     def _grow(self, capacity: int) -> None:
+        entries, words = self._used[:2].tolist()
         before = self._contents()
         self._begin(capacity)
-        for old, new in zip(before, self._contents(), strict=True):
-            new[: len(old)] = old
-        slots_fill(self._hash, len(self), self._slot)
+        # What is not taken yet stays untouched: it costs no memory until then.
+        for old, new, taken in zip(before, self._contents(), (*[entries] * 5, words, 4), strict=True):
+            new[:taken] = old[:taken]
+        slots_fill(self._hash, entries, self._slot)
+
+    def contents(self, entry: NDArray[np.int32]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return the words of these entries one after the other, and int64[entries + 1] where each begins."""
+        words = self._words[entry].astype(np.int64)
+        begin = np.concatenate([[0], np.cumsum(words)])
+        place = np.arange(begin[-1]) + np.repeat(self._at[entry] - begin[:-1], words)
+        return self._arena[place], begin
 
 
 def resolve(
@@ -84,7 +94,8 @@ def resolve(
 ) -> NDArray[np.int32]:
     """Return the label set of each row, negative where only the reference can tell; asks it once for each new entry.
 
-    record int32[r], ascending, the record of each row; entry int32[r], the entry of its labels.
+    record int32[r], ascending, the record of each row; entry int32[r], the entry of its labels. Entries whose meaning
+    the caller has found are not asked about.
     """
     fresh = np.flatnonzero(labels.meaning[entry] == NEVER_SEEN)
     if len(fresh):
