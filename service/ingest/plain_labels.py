@@ -32,6 +32,8 @@ def plain_groups(
     words uint64[w], begin int64[n + 1] as RawLabels.contents gives them. Every other entry is left out, and those that
     have one of `suspects` as a value.
     """
+    if not len(words):
+        return
     shape, start, size = _layout(words, begin)
     text = words.tobytes().decode("latin-1")
     for entry in _alike(shape):
