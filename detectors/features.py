@@ -13,7 +13,7 @@ from kernels.activity import activity_select, signal_read
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
 from kernels.latest import latest_add, latest_read
-from kernels.window import BLOCK, window_add, window_mean, window_range, window_read
+from kernels.window import window_add, window_mean, window_range, window_read
 
 ACTIVITY = "activity_ratio"  # the best of SM, GR_ENGINE and UTIL that the GPU has
 IO = "io_bytes_per_s"  # PCIe both ways and NVLink
@@ -21,6 +21,7 @@ DERIVED = (ACTIVITY, IO)
 _SIGNALS = ("sm_active_ratio", "gr_engine_ratio", "util_ratio")  # best first
 _TRAFFIC = ("pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_bytes_per_s")
 PANES = 5
+_FIRST_LOOK = 512  # entities of a column among which a value is nearly always found
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,6 @@ class Features:
 
     def __init__(self, required: Iterable[Feature], stale_ns: int, resume: Snapshot | None) -> None:
         self._stale_ns = stale_ns
-        self._block = np.empty(BLOCK)
         saved = under("latest.", resume)
         self._signal = StateArrays(_SIGNAL, saved)
         # Newest values by column, of those columns that ever occurred: an exporter sends few of the many that there are.
@@ -215,7 +215,7 @@ class Features:
             return np.full(len(self._signal), np.nan)
         out = np.empty(len(self._signal))
         state = self._states[feature]
-        window_mean(now_ns, _pane_ns(feature), state["pane"], state["count"], state["mean"], self._block, out)
+        window_mean(now_ns, _pane_ns(feature), state["pane"], state["count"], state["mean"], out)
         return out
 
     def ewma(self, feature: Ewma) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -264,7 +264,7 @@ def _latest_resumed(saved: Snapshot) -> dict[str, StateArrays]:
 
 def _any_value(value: NDArray[np.float64]) -> bool:
     """Tell whether any value is not NaN; the first few mostly settle it."""
-    return not (np.isnan(value[:BLOCK]).all() and np.isnan(value).all())
+    return not (np.isnan(value[:_FIRST_LOOK]).all() and np.isnan(value).all())
 
 
 def _pane_ns(feature: Window) -> int:

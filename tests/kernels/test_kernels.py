@@ -17,7 +17,7 @@ from kernels.presence import holder_confirm, presence_add, presence_read
 from kernels.rows import rows_merge, rows_number, rows_sort
 from kernels.waste import SIGNAL_TRUST, waste_classify, waste_find
 from kernels.watermark import watermark_advance
-from kernels.window import BLOCK, window_add, window_mean, window_range, window_read
+from kernels.window import window_add, window_mean, window_range, window_read
 from tests.kernels import naive
 
 ENTITIES = 4
@@ -100,7 +100,7 @@ def test_a_window_holds_exactly_the_samples_of_its_panes(history, now_s):
         expected = naive.window_read(time_ns[own], value[own], now_ns, PANE_NS, PANES, 0.5)
         assert np.allclose([f[e] for f in figures], expected, rtol=1e-9, atol=1e-12, equal_nan=True)
     mean = np.empty(ENTITIES)
-    window_mean(now_ns, PANE_NS, whole[0], whole[1], whole[3], np.empty(BLOCK), mean)
+    window_mean(now_ns, PANE_NS, whole[0], whole[1], whole[3], mean)
     assert np.array_equal(mean, figures[2], equal_nan=True)
     for e in range(ENTITIES):
         history = time_ns[entity == e], value[entity == e], now_ns, PANE_NS, PANES
