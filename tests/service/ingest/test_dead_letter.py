@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import errno
+import itertools
 import json
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +22,7 @@ from structlog.testing import capture_logs
 
 from service.clock import SystemClock
 from service.errors import Unavailable
-from service.ingest import dead_letter
+from service.ingest import dead_letter, kafka_client, kafka_dead_letters
 from service.ingest.contract import MALFORMED
 from service.ingest.dead_letter import DeadLetterFile
 from service.ingest.kafka_dead_letters import DeadLetterTopic
@@ -37,7 +40,7 @@ SETTINGS = DeadLetterSettings(value_bytes_max=8)
 VALUE = b"\x00\xffbad"
 
 
-def letters_of(*offsets: int, value: bytes | None = VALUE, **changes: Any) -> Letters:
+def letters_of(*offsets: int, value: bytes | bytearray | None = VALUE, **changes: Any) -> Letters:
     """Return a letter for each offset, all with the same value."""
     n = len(offsets)
     whole = Letters(
@@ -217,6 +220,20 @@ def _flush_at_last(letters: DeadLetters) -> None:
     raise AssertionError("the letters were not taken")
 
 
+def test_letters_that_wait_for_a_broker_are_bounded_in_bytes_and_their_records_are_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kafka_dead_letters, "UNFLUSHED_BYTES_MAX", 2000)
+    monkeypatch.setattr(kafka_client, "BOOTSTRAP_TIMEOUT_MS", 100)
+    letters = DeadLetterTopic(KafkaSettings(bootstrap_servers=["127.0.0.1:1"]), SETTINGS, SystemClock())
+    buffer = bytearray(VALUE)
+    letters.write(letters_of(*range(10), value=buffer))
+    buffer.extend(b"a view would forbid this")
+    with pytest.raises(Unavailable, match="dead letter topic"):
+        letters.write(letters_of(10))
+    assert [json.loads(message.value)["offset"] for message in letters._unsent] == list(range(10))
+
+
 def test_resuming_cuts_what_came_after_the_checkpoint_so_that_a_replay_gives_the_same_bytes(
     tmp_path: Path,
 ) -> None:
@@ -315,6 +332,63 @@ def test_a_restart_cuts_what_came_after_the_checkpoint_whichever_files_that_is_i
     assert [path.read_bytes() for path in keeper.paths()] == content
     DeadLetterFile(keeper.path, SMALL, 0).close()
     assert [path.read_bytes() for path in keeper.paths()] == [b""]
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crash_at(patch: pytest.MonkeyPatch, step: int) -> list[str]:
+    """End the process at the given call that changes a disk, a write after half of it; return the calls so far."""
+    calls: list[str] = []
+
+    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            if len(calls) == step:
+                if name == "pwrite":
+                    real(arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
+                raise Crash
+            return real(*arguments, **named)
+
+        return call
+
+    for name in ("open", "pwrite", "fsync", "ftruncate", "unlink", "close"):
+        patch.setattr(os, name, watched(name, getattr(os, name)))
+    return calls
+
+
+def test_a_crash_at_any_call_leaves_no_trace_once_all_was_read_again(tmp_path: Path) -> None:
+    def life(keeper: FileKeeper, resume_bytes: int, offsets: range) -> int:
+        letters = DeadLetterFile(keeper.path, SMALL, resume_bytes)
+        for offset in offsets:
+            letters.write(letters_of(offset))
+        return letters.flush()
+
+    def content(keeper: FileKeeper) -> list[tuple[str, bytes]]:
+        return [(path.name, path.read_bytes()) for path in keeper.paths()]
+
+    calm = FileKeeper(tmp_path / "calm")
+    calm.path.parent.mkdir()
+    checkpoint = life(calm, 0, range(6))
+    life(calm, checkpoint, range(6, 16))
+    assert len(calm.paths()) > 3
+    seen = set()
+    for step in itertools.count(1):
+        keeper = FileKeeper(tmp_path / str(step))
+        keeper.path.parent.mkdir()
+        life(keeper, 0, range(6))
+        # The second life is the one that has to cut what the first has left.
+        for _ in range(2):
+            with pytest.MonkeyPatch.context() as patch, suppress(Crash):
+                calls = crash_at(patch, step)
+                life(keeper, checkpoint, range(6, 16))
+        seen.update(calls)
+        life(keeper, checkpoint, range(6, 16))
+        assert content(keeper) == content(calm), calls
+        if len(calls) < step:
+            break
+    assert seen >= {"open", "pwrite", "fsync", "ftruncate", "unlink", "close"}
 
 
 def test_files_that_are_closed_may_be_moved_away_and_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
