@@ -43,7 +43,7 @@ def reading_of(consumer: Any, settings: KafkaSettings, skips: Skips) -> Reading:
     if problem is None:
         return RawBatches(consumer)
     _say(problem)
-    return PublicRecords(consumer, settings, skips)
+    return PublicRecords(consumer, settings, skips, lambda: seam_problem() is None)
 
 
 def raw_problem(settings: KafkaSettings) -> str | None:

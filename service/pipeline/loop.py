@@ -10,8 +10,9 @@ from typing import Any, Protocol, TypeVar
 from service.alerting.contract import Notification
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem, Unavailable
-from service.ingest.contract import DeadLetter, DeadLetters, Source, TopicPartition
-from service.ingest.dead_letter import Breaker, places
+from service.ingest.breaker import Breaker
+from service.ingest.contract import Source, TopicPartition
+from service.ingest.letters import DeadLetters, Letters
 from service.logs import get_logger
 from service.pipeline.ahead import DecodingAhead
 from service.pipeline.checkpoint import Checkpoint, CheckpointStore
@@ -93,7 +94,7 @@ class Loop:
         self.source = source
         self.intake = intake
         self.worker = worker
-        self._dead_letters = dead_letters
+        self.dead_letters = dead_letters
         self._breaker = breaker
         self._ahead = ahead
         self._outlet = outlet
@@ -182,7 +183,7 @@ class Loop:
 
     def paused(self) -> frozenset[TopicPartition]:
         """Return the partitions that must wait now."""
-        if self._outlet.full():
+        if self._outlet.full() or self.dead_letters.room().why_full:
             return self.source.assigned()
         watermarks = self.worker.watermarks
         if self.worker.pending.rows > self._settings.ingest.pending_rows_max:
@@ -195,16 +196,16 @@ class Loop:
         for batch, decoded in self._ahead.take(everything):
             rows = self.intake.outcomes["rows"]
             letters = self.intake.take(batch, decoded)
-            if letters:
+            if len(letters):
                 self._keep(letters)
             partition = TopicPartition(batch.topic, batch.partition)
-            self._breaker.observe(partition, *places(batch, letters))
+            self._breaker.observe(partition, letters.records, letters.poison())
             if self.intake.outcomes["rows"] > rows:
                 busy.add(partition)
         return busy
 
-    def _keep(self, letters: Sequence[DeadLetter]) -> None:
-        self._insist("dead letters", lambda: self._dead_letters.write(letters))
+    def _keep(self, letters: Letters) -> None:
+        self._insist("dead letters", lambda: self.dead_letters.write(letters))
 
     def _on_tick(self, outcome: TickOutcome) -> None:
         if outcome.fired or outcome.resolved:
@@ -225,10 +226,10 @@ class Loop:
     def _checkpoint(self) -> None:
         """Begin to save where we are: letters are durable first, so that no offset is passed before its letter."""
         if self._saver is None:
-            self._dead_letters.flush()
+            self.dead_letters.flush()
             self._changed = False
             return
-        position = self._insist("dead letters", self._dead_letters.flush)
+        position = self._insist("dead letters", self.dead_letters.flush)
         extras: Mapping[str, Any] = {
             "dead_letter_kind": self._settings.ingest.dead_letter.kind,
             "dead_letter_position": position,

@@ -30,6 +30,7 @@ from service.pipeline.cut import Cut
 from service.pipeline.directory import Directory, Entry
 from service.pipeline.merge import TickRows, label_sets_of, merge_rows
 from service.pipeline.pending import Pending
+from service.pipeline.refusals import Refusals
 from service.pipeline.scale import Scale
 from service.pipeline.watermarks import Watermarks
 from service.settings import Settings
@@ -40,15 +41,6 @@ STATE_VERSION = 3
 # GPUs that report under more label sets than this, of many holders say, are described anew in each tick.
 _SETTLED_MAX = 8
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A row that was decoded but cannot be used: index in its batch, reason code, detail."""
-
-    row: int
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,25 +155,17 @@ class Worker:
         for detector in self.detectors.values():
             detector.describe(entity, labels, entry.owner)
 
-    def ingest(self, batch: EventBatch) -> list[Refusal]:
+    def ingest(self, batch: EventBatch) -> Refusals:
         """Take in a batch; return the rows that are late or whose GPU there is no room for."""
         partition = TopicPartition(batch.topic, batch.partition)
         late = self.watermarks.advance(partition, batch.event_time_ns, batch.next_offset)
         if self._next_tick is not None:
             late |= batch.event_time_ns < self._next_tick * self._tick_ns
         room = self._admission.room(batch.label_set, ~late)
-        refusals = [
-            Refusal(row, "late", f"event time {int(batch.event_time_ns[row])} ns is behind the watermark")
-            for row in np.flatnonzero(late).tolist()
-        ]
-        refusals += [
-            Refusal(row, "entities_max", f"fleet.entities_max {self._fleet.entities_max} reached")
-            for row in np.flatnonzero(~room & ~late).tolist()
-        ]
         accepted = room & ~late
         if accepted.any():
             self.pending.add_batch(batch, accepted)
-        return refusals
+        return Refusals.of(late, room, self._fleet.entities_max)
 
     def advance(
         self,
