@@ -97,21 +97,28 @@ def _curve(result: Result) -> Grid:
     return Grid("Ours on W1 over GPUs and partitions", ("", "messages", "messages/s", "peak memory"), rows)
 
 
-TIMES = ("producer_queue_max_s", "outbox_p50_s", "outbox_p99_s", "p50_s", "p99_s", "max_s")
+TIMES = ("producer_late_max_s", "broker_ack_max_s", "outbox_p50_s", "outbox_p99_s", "p50_s", "p99_s", "max_s")
+COUNTS = ("messages_per_s", "gpus", "ticks", "checkpoints", "alerts")
 
 
 def _latency(result: Result) -> Grid:
-    """Show how long alerts take, and at which rate."""
-    found, rows = result.get("latency", {}), []
-    header = ("messages/s", "half of ours", "producer's most", "GPUs", "ticks", "alerts")
-    header += ("longest producer queue", "p50 in the outbox", "p99 in the outbox", "p50", "p99", "max")
+    """Show how long alerts take at which rate, half of ours at last."""
+    found = result.get("latency", {})
+    header = ("messages/s", "GPUs", "ticks", "checkpoints", "alerts", "producer late by", "broker's longest ack")
+    header += ("p50 in the outbox", "p99 in the outbox", "p50", "p99", "max")
+    title = "From the last event that an alert waited for to its notifier"
     if "missing" in found:
-        rows = [(f"missing, {found['missing']}", *[""] * (len(header) - 1))]
-    elif found:
-        counts = ("messages_per_s", "half_of_ours_per_s", "producer_max_per_s", "gpus", "ticks", "alerts")
-        times = [f"{found[name]:.3f} s" if name in found else "" for name in TIMES]
-        rows = [(*(f"{found[name]:,.0f}" for name in counts), *times)]
-    return Grid("From the last event that an alert waited for to its notifier", header, rows)
+        return Grid(title, header, [(f"missing, {found['missing']}", *[""] * (len(header) - 1))])
+    rows = []
+    for each in sorted(found.get("rates", []), key=lambda each: each["asked_per_s"]):
+        half = " (half of ours)" if each["asked_per_s"] == found["half_of_ours_per_s"] else ""
+        if "missing" in each:
+            rows.append((f"{each['asked_per_s']:,.0f}{half}: missing, {each['missing']}", *[""] * (len(header) - 1)))
+            continue
+        rate, *counts = (f"{each[name]:,.0f}" for name in COUNTS)
+        times = (f"{each[name]:.3f} s" if name in each else "" for name in TIMES)
+        rows.append((rate + half, *counts, *times))
+    return Grid(title, header, rows)
 
 
 def _flood(result: Result) -> Grid:
