@@ -13,7 +13,6 @@ from crc32c import crc32c
 from tests.bench.messages import SEED, native_reading
 from tests.bench.works import START_MS, Steady
 
-PIECES = 5  # of a round: one is sent each 10 ms, as a producer that lingers would
 READINGS, READINGS_SUM_MAX = 8, 1_000_000  # of a GPU, in turns, so that none looks constant; fewer of a large fleet
 _TIME = b"1732400000000"  # stands in each record until its round is made; event times have as many digits
 _HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -24,21 +23,21 @@ _PRODUCE, _PRODUCE_VERSION, _ACKS, _TIMEOUT_MS = 0, 7, 1, 30_000
 Piece = list[bytearray]  # a batch for each partition
 
 
-def rounds(load: Steady) -> Iterator[list[Piece]]:
+def rounds(load: Steady, pieces: int) -> Iterator[list[Piece]]:
     """Give each round of a load, cut into pieces, in the order of its GPUs."""
-    records = _Records(load)
+    records = _Records(load, pieces)
     for round_ in range(load.rounds):
         records.fall_idle(round_)
         time = b"%d" % (START_MS + round_ * load.step_s * 1000)
         yield [
-            [_batch(*records.joined(round_, piece, p), time) for p in range(load.partitions)] for piece in range(PIECES)
+            [_batch(*records.joined(round_, piece, p), time) for p in range(load.partitions)] for piece in range(pieces)
         ]
 
 
 class _Records:
     """The encoded records of a round, by reading, piece and partition; those of a GPU that idles are put in their place."""
 
-    def __init__(self, load: Steady) -> None:
+    def __init__(self, load: Steady, pieces: int) -> None:
         random_ = random.Random(SEED)
         self._load = load
         self._readings = max(2, min(READINGS, READINGS_SUM_MAX // load.gpus))
@@ -47,7 +46,7 @@ class _Records:
         self._joined: dict[tuple[int, int, int], bytes] = {}
         for reading in range(self._readings):
             for gpu in range(load.gpus):
-                piece, partition = gpu * PIECES // load.gpus, gpu % load.partitions
+                piece, partition = gpu * pieces // load.gpus, gpu % load.partitions
                 these = self._records.setdefault((reading, piece, partition), [])
                 if not reading:
                     self._places.append((piece, partition, len(these)))
@@ -115,9 +114,10 @@ def request(number: int, topic: str, piece: Sequence[bytearray]) -> list[bytes |
     return [struct.pack(">i", sum(map(len, parts))), *parts]
 
 
-def trouble(response: bytes, topic: str) -> int:
-    """Return the first error code of a produce response, 0 for none."""
+def check(response: bytes, topic: str) -> None:
+    """Raise RuntimeError if a produce response says of any batch that it was refused."""
     at = 4 + 4 + 2 + len(topic.encode())
     (count,) = struct.unpack_from(">i", response, at)
-    codes = (struct.unpack_from(">h", response, at + 4 + 30 * i + 4)[0] for i in range(count))
-    return next((code for code in codes if code), 0)
+    for partition in range(count):
+        if code := struct.unpack_from(">h", response, at + 8 + 30 * partition)[0]:
+            raise RuntimeError(f"the broker refused a batch: error {code}")

@@ -98,5 +98,10 @@ def _figures(load: Steady, produced: dict[str, Any], found: dict[str, Any]) -> d
     }
     if ordered:
         figures |= {"outbox_p50_s": percentile(stored, 0.5), "outbox_p99_s": percentile(stored, 0.99)}
-        figures |= {"min_s": ordered[0], "p50_s": percentile(ordered, 0.5), "p99_s": percentile(ordered, 0.99), "max_s": ordered[-1]}
+        figures |= {
+            "min_s": ordered[0],
+            "p50_s": percentile(ordered, 0.5),
+            "p99_s": percentile(ordered, 0.99),
+            "max_s": ordered[-1],
+        }
     return figures

@@ -12,7 +12,7 @@ import orjson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData, NumberDataPoint
 
-from tests.bench.works import GPUS_PER_NODE, METRICS, START_MS, Load, Steady
+from tests.bench.works import GPUS_PER_NODE, METRICS, START_MS, Load
 
 Message = tuple[int, bytes | None, bytes]
 
@@ -53,7 +53,11 @@ def flood(load: Load) -> Iterator[Message]:
     for gpu in range(load.messages):
         name = load.gpu_name(gpu)
         time_ms = START_MS + gpu // load.gpus * load.step_s * 1000
-        yield gpu % load.partitions, name.encode(), orjson.dumps({"ts": time_ms, **native_reading(random_, gpu, name, False)})
+        yield (
+            gpu % load.partitions,
+            name.encode(),
+            orjson.dumps({"ts": time_ms, **native_reading(random_, gpu, name, False)}),
+        )
 
 
 def otlp(load: Load) -> Iterator[Message]:

@@ -45,7 +45,8 @@ def _line(cells: tuple[str, ...] | list[str]) -> str:
 
 def grids(result: Result) -> list[Grid]:
     """Return the tables for which the result has figures."""
-    made = [_engines(result), _profile(result), _latency(result), _flood(result), _curve(result), _kernels(result)]
+    made = [_engines(result), _profile(result), _latency(result)]
+    made += [_operation(result), _flood(result), _curve(result), _kernels(result)]
     return [grid for grid in made if grid.rows]
 
 
@@ -119,6 +120,43 @@ def _latency(result: Result) -> Grid:
         times = (f"{each[name]:.3f} s" if name in each else "" for name in TIMES)
         rows.append((rate + half, *counts, *times))
     return Grid(title, header, rows)
+
+
+def _operation(result: Result) -> Grid:
+    """Show beside each goal what was reached, by the size of the fleet."""
+    fleets = list(result.get("operation", {}).values())
+    columns = [_operated(found) for found in fleets]
+    rows = [(name, goal, *(column[name][1] for column in columns)) for name, (goal, _) in (columns or [{}])[0].items()]
+    header = ("", "goal", *(f"{found['gpus']:,} GPUs" for found in fleets))
+    return Grid("Operation of large fleets, while they report", header, rows)
+
+
+def _operated(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return by figure its goal and its value."""
+
+    def longest(of: dict[str, Any], metrics: bool) -> float:
+        return max(each["seconds"] for path, each in of.items() if (path == "/metrics") == metrics)
+
+    def stop(*beside: str) -> str:
+        stops = [found["gaps"][name]["stop"] for name in beside if name in found["gaps"]]
+        return f"{max(stops) * 1000:.0f} ms" if stops else ""
+
+    idle, busy, size = found["idle"], found["ingest"], found["idle"]["/metrics"]["bytes"]
+    return {
+        "start to ready, fresh": ("5 s", f"{found['fresh_s']:.2f} s"),
+        "start to ready, fleet resumed": ("5 s", f"{found['resumed_s']:.2f} s"),
+        "longest stop of the loop beside a checkpoint": ("50 ms", stop("saving")),
+        "beside a scrape": ("", stop("scrape")),
+        "beside both": ("", stop("both")),
+        "beside neither": ("", stop("nothing")),
+        "a checkpoint, at most": ("", f"{found['checkpoint_max_s']:.2f} s"),
+        "/metrics, nothing to read": ("0.5 s", f"{longest(idle, True):.3f} s"),
+        "/metrics": ("0.5 s", f"{longest(busy, True):.3f} s"),
+        "/metrics, bytes": ("", f"{size / 2**20:.1f} MiB"),
+        "the slowest of the API, nothing to read": ("0.5 s", f"{longest(idle, False):.3f} s"),
+        "the slowest of the API": ("0.5 s", f"{longest(busy, False):.3f} s"),
+        "messages/s": ("", f"{found['messages_per_s']:,.0f}"),
+    }
 
 
 def _flood(result: Result) -> Grid:

@@ -85,10 +85,15 @@ class Bench:
         self._cores = cores
         self._say = say
         self._began_s = time.monotonic()
-        self.result: dict[str, Any] = {work: {} for work in ENGINES}
-        self.result |= {"profile": {}, "memory": {work: {} for work in ENGINES}, "curve": {}, "kernels": {}}
-        self.result |= {"latency": {}, "flood": {}}
-        self.result |= {"missing": {}, "faults": [], "plan": {"quick": plan.quick, "messages": dict(plan.messages)}}
+        self.result = Bench.empty(plan)
+
+    @staticmethod
+    def empty(plan: Plan) -> dict[str, Any]:
+        """Return a result without figures."""
+        result: dict[str, Any] = {work: {} for work in ENGINES}
+        result |= {"profile": {}, "memory": {work: {} for work in ENGINES}, "curve": {}, "kernels": {}}
+        result |= {"latency": {}, "flood": {}}
+        return result | {"missing": {}, "faults": [], "plan": {"quick": plan.quick, "messages": dict(plan.messages)}}
 
     def kernels(self) -> None:
         """Run the kernels on a core of their own."""
