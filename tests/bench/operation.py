@@ -23,8 +23,8 @@ from tests.bench.works import STEADY, Steady
 
 GPUS = (100_000, 1_000_000)
 RATE = 200_000
-INGEST_S = 30.0
-SETTLING_S = 3.0  # until rounds are counted: the first rows of a topic
+COUNTED_S = 25.0  # rounds are counted for so long, the second half of it beside scrapes
+SETTLING_S, LEARNING_S = 4.0, 40e-6  # before that, and a GPU: a resumed fleet's label sets are learned anew
 IDLE_S = 3.0  # between the start and the first scrape
 START_TIMEOUT_S = 120.0
 DOCUMENTS = ("/api/v1/summary", "/api/v1/gpus?limit=1000", "/api/v1/gpus?q=beef", "/api/v1/alerts")
@@ -36,7 +36,8 @@ class Fleet:
     """A fleet of a size, a topic that it will report to, and a state folder that knows it or does not."""
 
     def __init__(self, bootstrap: str, gpus: int, folder: Path, timeout_s: float) -> None:
-        self.load = Steady(STEADY, gpus, max(1, int(RATE * INGEST_S / gpus)), 4)
+        self.settling_s = SETTLING_S + LEARNING_S * gpus
+        self.load = Steady(STEADY, gpus, int(RATE * (self.settling_s + COUNTED_S) / gpus), 4)
         self._timeout_s = timeout_s
         self.port = _free_port()
         self.bootstrap = bootstrap
@@ -149,8 +150,8 @@ def _under_load(fleet: Fleet, cores: Cores, folder: Path) -> dict[str, Any]:
             idle = [fleet.get(path) for path in ("/metrics", *DOCUMENTS) for _ in range(SCRAPES)]
             packed = fleet.get("/metrics", packed=True)
             ready.touch()
-            from_s = time.monotonic() + SETTLING_S
-            busy = _scrape_until(fleet, began, time.monotonic() + INGEST_S / 2)
+            from_s = time.monotonic() + fleet.settling_s
+            busy = _scrape_until(fleet, began, from_s + COUNTED_S / 2)
             until_s = time.monotonic() - SCRAPE_PAUSE_S  # the producer ended within the last pause
         produced = json.loads(began.communicate(timeout=60)[0].splitlines()[-1])
     finally:
@@ -159,7 +160,7 @@ def _under_load(fleet: Fleet, cores: Cores, folder: Path) -> dict[str, Any]:
     rounds = [
         each for each in timed["rounds"] if from_s <= each["ended_s"] - each["seconds"] and each["ended_s"] <= until_s
     ]
-    gaps = _gaps(rounds, [(each["from_s"], each["until_s"]) for each in busy])
+    gaps = longest(rounds, [(each["from_s"], each["until_s"]) for each in busy])
     return {
         "gaps": gaps,
         "idle": _worst(idle),
@@ -193,20 +194,20 @@ def _worst(asked: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _gaps(rounds: Sequence[dict[str, Any]], asked: Sequence[tuple[float, float]]) -> dict[str, dict[str, float]]:
+def longest(rounds: Sequence[dict[str, Any]], asked: Sequence[tuple[float, float]]) -> dict[str, dict[str, float]]:
     """Return by what went on beside it how long the loop stopped at most, and its longest stages.
 
     A stop is a round without its ticks and without the wait for the broker: neither is a checkpoint's or a scrape's doing.
     """
-    longest: dict[str, dict[str, float]] = {}
+    stops: dict[str, dict[str, float]] = {}
     for each in rounds:
         from_s, until_s = each["ended_s"] - each["seconds"], each["ended_s"]
         scraped = any(begin_s <= until_s and from_s <= end_s for begin_s, end_s in asked)
         beside = {(False, False): "nothing", (True, False): "saving", (False, True): "scrape", (True, True): "both"}
         stages = each["stages_s"]
         stop_s = each["seconds"] - stages.get("tick", 0.0) - stages.get("poll", 0.0)
-        found = longest.setdefault(beside[bool(each["saving"]), scraped], {"rounds": 0})
+        found = stops.setdefault(beside[bool(each["saving"]), scraped], {"rounds": 0})
         found["rounds"] += 1
         for name, value in ({"stop": stop_s} | stages).items():
             found[name] = max(found.get(name, 0.0), value)
-    return longest
+    return stops

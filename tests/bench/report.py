@@ -139,7 +139,7 @@ def _operated(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
     def stop(*beside: str) -> str:
         stops = [found["gaps"][name]["stop"] for name in beside if name in found["gaps"]]
-        return f"{max(stops) * 1000:.0f} ms" if stops else ""
+        return f"{max(stops) * 1000:.0f} ms" if stops else "none"
 
     idle, busy, size = found["idle"], found["ingest"], found["idle"]["/metrics"]["bytes"]
     return {
