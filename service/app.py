@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -179,14 +178,16 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         publisher = Publisher(clock)
         registry = CollectorRegistry()
         timings = register(registry, publisher, settings.http, clock, version("skinflint"))
-        server = HttpServer(settings.http, publisher, registry, clock, stuck_after_s=settings.watchdog.stuck_after_s)
-        address = _serve(server, cleanup)
+        stuck_after_s = settings.watchdog.stuck_after_s
+        server = HttpServer(settings.http, publisher, registry, clock, stuck_after_s=stuck_after_s)
+        address = server.start()
+        cleanup.callback(server.stop, STOP_DEADLINE_S / 4)
+        log.info("page, API and metrics are served", address=address)
         warm_up(settings, chosen_detectors(settings), Directory(PriceBook(settings.prices), settings.fleet.teams))
         outbox = Outbox(directory.database, settings.alerting, clock)
         cleanup.callback(outbox.close)
         store = FileCheckpointStore(directory)
         cleanup.callback(store.close)
-        keep = cleanup.enter_context(_collector_waits())
         resume = store.load()
         source = build_source(settings, clock)
         cleanup.callback(source.close)
@@ -194,12 +195,11 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         pipeline = Pipeline(settings, source, resume, clock)
         dead_letters = _dead_letters(settings, directory, resume, clock)
         del resume  # 1.2 GB for a million GPUs, and the worker has its own
-        keep()
         cleanup.callback(dead_letters.close)
         deliverer = Deliverer(outbox, notifiers, clock, settings.alerting)
         deliverer.start()
         cleanup.callback(deliverer.stop, STOP_DEADLINE_S / 2)
-        watchdog = Watchdog(settings.watchdog.stuck_after_s, clock)
+        watchdog = Watchdog(stuck_after_s, clock)
         reporter = Reporter(publisher, timings, settings, deliverer, watchdog, clock)
         mailbox = Mailbox(outbox, settings.alerting, timings.unrouted.inc)
         loop = pipeline.loop(dead_letters, mailbox, store, [reporter], stop)
@@ -209,34 +209,6 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         log.info("started", source=settings.source.kind, resumed=pipeline.resumed, address=address)
         loop.run()
         _serve_until_stopped(loop, reporter, stop)
-
-
-@contextmanager
-def _collector_waits() -> Iterator[Callable[[], None]]:
-    """Hold the garbage collector until what it gives is called; from then on it passes over everything made so far.
-
-    Of the millions of objects of a large fleet that is resumed none is garbage. Going through them takes time at the start,
-    and stopped the loop for 0.9 s at a million GPUs.
-    """
-
-    def keep() -> None:
-        gc.freeze()
-        gc.enable()
-
-    gc.collect()
-    gc.disable()
-    try:
-        yield keep
-    finally:
-        gc.unfreeze()
-        gc.enable()
-
-
-def _serve(server: HttpServer, cleanup: ExitStack) -> str:
-    address = server.start()
-    cleanup.callback(server.stop, STOP_DEADLINE_S / 4)
-    log.info("page, API and metrics are served", address=address)
-    return address
 
 
 def _serve_until_stopped(loop: Loop, reporter: Reporter, stop: threading.Event) -> None:
