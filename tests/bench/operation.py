@@ -197,7 +197,8 @@ def _worst(asked: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def longest(rounds: Sequence[dict[str, Any]], asked: Sequence[tuple[float, float]]) -> dict[str, dict[str, float]]:
     """Return by what went on beside it how long the loop stopped at most, and its longest stages.
 
-    A stop is a round without its ticks and without the wait for the broker: neither is a checkpoint's or a scrape's doing.
+    A stop is a round without its ticks and its poll, which waits for the broker; or a garbage collection, also within those.
+    What goes on beside them makes ticks and polls longer, too: that is told as their longest, and not as a stop.
     """
     stops: dict[str, dict[str, float]] = {}
     for each in rounds:
@@ -206,6 +207,7 @@ def longest(rounds: Sequence[dict[str, Any]], asked: Sequence[tuple[float, float
         beside = {(False, False): "nothing", (True, False): "saving", (False, True): "scrape", (True, True): "both"}
         stages = each["stages_s"]
         stop_s = each["seconds"] - stages.get("tick", 0.0) - stages.get("poll", 0.0)
+        stop_s = max(stop_s, stages.get("gc", 0.0))
         found = stops.setdefault(beside[bool(each["saving"]), scraped], {"rounds": 0})
         found["rounds"] += 1
         for name, value in ({"stop": stop_s} | stages).items():

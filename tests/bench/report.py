@@ -137,15 +137,19 @@ def _operated(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
     def longest(of: dict[str, Any], metrics: bool) -> float:
         return max(each["seconds"] for path, each in of.items() if (path == "/metrics") == metrics)
 
-    def stop(*beside: str) -> str:
-        stops = [found["gaps"][name]["stop"] for name in beside if name in found["gaps"]]
-        return f"{max(stops) * 1000:.0f} ms" if stops else "none"
+    def stop(beside: str) -> str:
+        if beside not in found["gaps"]:
+            return "none"
+        return (
+            " / ".join(f"{found['gaps'][beside].get(name, 0.0) * 1000:.0f}" for name in ("stop", "tick", "poll"))
+            + " ms"
+        )
 
     idle, busy, size = found["idle"], found["ingest"], found["idle"]["/metrics"]["bytes"]
     return {
         "start to ready, fresh": ("5 s", f"{found['fresh_s']:.2f} s"),
         "start to ready, fleet resumed": ("5 s", f"{found['resumed_s']:.2f} s"),
-        "longest stop of the loop beside a checkpoint": ("50 ms", stop("saving")),
+        "longest stop / tick / poll beside a checkpoint": ("50 ms", stop("saving")),
         "beside a scrape": ("", stop("scrape")),
         "beside both": ("", stop("both")),
         "beside neither": ("", stop("nothing")),

@@ -101,14 +101,14 @@ def test_operation_shows_the_worst_beside_its_goal(result):
     rounds = [
         {"ended_s": 10.0, "seconds": 0.5, "saving": True, "stages_s": {"tick": 0.25, "poll": 0.125}},
         {"ended_s": 11.0, "seconds": 0.25, "saving": True, "stages_s": {}},
-        {"ended_s": 21.0, "seconds": 1.0, "saving": False, "stages_s": {"poll": 0.5}},
+        {"ended_s": 21.0, "seconds": 1.0, "saving": False, "stages_s": {"poll": 0.5, "gc": 0.625}},
     ]
     asked = {"/metrics": {"seconds": 0.25, "bytes": 1 << 20}, "/api/v1/summary": {"seconds": 0.125, "bytes": 9}}
     found = {"gpus": 1000, "fresh_s": 1.5, "resumed_s": 2.5, "checkpoint_max_s": 1.0, "messages_per_s": 200.0}
     found |= {"gaps": operation.longest(rounds, [(20.5, 20.75)]), "idle": asked, "ingest": asked}
     rows = {name: rest for name, *rest in grid_of(result | {"operation": {"1000": found}}, "Operation").rows}
-    assert rows["longest stop of the loop beside a checkpoint"] == ["50 ms", "250 ms"]
-    assert rows["beside a scrape"] == ["", "500 ms"]
+    assert rows["longest stop / tick / poll beside a checkpoint"] == ["50 ms", "250 / 250 / 125 ms"]
+    assert rows["beside a scrape"] == ["", "625 / 0 / 500 ms"]
     assert rows["beside neither"] == ["", "none"]
     assert rows["/metrics"] == ["0.5 s", "0.250 s"]
     assert rows["start to ready, fleet resumed"] == ["5 s", "2.50 s"]
