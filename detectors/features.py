@@ -148,7 +148,7 @@ class Features:
                 self._latest[name] = StateArrays(_LATEST, None)
                 self._latest[name].grow(len(self._signal))
             newest = self._latest[name]
-            latest_add(entity, time_ns, column[:, None], newest["value"][:, None], newest["time_ns"][:, None])
+            latest_add(entity, time_ns, column, newest["value"], newest["time_ns"])
         if any(name in columns for name in _TRAFFIC):
             folded[IO] = _io(columns, len(entity))
         for feature, state in self._states.items():

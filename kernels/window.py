@@ -174,14 +174,13 @@ def window_range(
     Output      out_lowest, out_highest float64[m], NaN while the window is empty
     """
     panes = pane.shape[1]
-    oldest = (now_ns - 1) // pane_ns - panes + 1
-    first = oldest % panes
+    newest = (now_ns - 1) // pane_ns
+    oldest = newest - panes + 1
     for e in range(pane.shape[0]):
         low = np.inf
         high = -np.inf
-        for k in range(panes):
-            slot = first + k if first + k < panes else first + k - panes
-            if pane[e, slot] == oldest + k:
+        for slot in range(panes):
+            if oldest <= pane[e, slot] <= newest:
                 low = min(low, lowest[e, slot])
                 high = max(high, highest[e, slot])
         out_lowest[e] = low if low <= high else np.nan

@@ -151,20 +151,16 @@ def test_the_quantile_of_nothing_is_nan():
     assert np.isnan(out).all()
 
 
-@given(histories(columns=3))
+@given(histories())
 def test_the_latest_value_is_the_newest_that_was_measured(history):
-    entity, time_ns, columns, cut = history
-    values = np.stack(columns, axis=1)
-    value, value_time_ns = np.full((ENTITIES, 3), np.nan), np.zeros((ENTITIES, 3), np.int64)
+    entity, time_ns, (column,), cut = history
+    value, value_time_ns = np.full(ENTITIES, np.nan), np.zeros(ENTITIES, np.int64)
     for piece in in_pieces(entity, time_ns, cut):
-        latest_add(entity[piece], time_ns[piece], values[piece], value, value_time_ns)
-    assert np.array_equal(value, naive.latest_add(entity, time_ns, values, ENTITIES), equal_nan=True)
-    now_ns, stale_ns = int(time_ns.max(initial=START_NS)), 60 * 10**9
-    for c in range(3):
-        newest, newest_ns = np.ascontiguousarray(value[:, c]), np.ascontiguousarray(value_time_ns[:, c])
-        out = np.empty(ENTITIES)
-        latest_read(now_ns, stale_ns, newest, newest_ns, out)
-        assert np.array_equal(out, naive.latest_read(now_ns, stale_ns, newest, newest_ns), equal_nan=True)
+        latest_add(entity[piece], time_ns[piece], column[piece], value, value_time_ns)
+    assert np.array_equal(value, naive.latest_add(entity, time_ns, column, ENTITIES), equal_nan=True)
+    now_ns, stale_ns, out = int(time_ns.max(initial=START_NS)), 60 * 10**9, np.empty(ENTITIES)
+    latest_read(now_ns, stale_ns, value, value_time_ns, out)
+    assert np.array_equal(out, naive.latest_read(now_ns, stale_ns, value, value_time_ns), equal_nan=True)
 
 
 @given(histories(columns=3))
