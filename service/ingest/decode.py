@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
 from detectors.labels import LabelSet, LabelSets
@@ -120,6 +121,12 @@ class Decoder:
             return Decoded(read, letters, outcomes)
         outcomes.update({name: number for name, number in scanned.counts.items() if number})
         return Decoded(with_scanned(read, scanned, records.offset), letters, outcomes)
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget which labels mean others than these label sets, bool[label sets]. What was decoded must be taken in."""
+        self._labels.forget(used)
+        if self._scanning is not None:
+            self._scanning.forget_label_sets(used)
 
     def _label_set_of(self, record: Record, sample: Sample) -> int:
         return self._labels.find(sample.labels, self._defaults_with(record))[0]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detectors.labels import LabelSets
 from service.ingest.fields import FieldTable, Lookup
 from service.ingest.reading import MEASUREMENT
@@ -32,6 +35,14 @@ class KnownLabels:
         of_defaults = self._known.get(defaults)
         found = of_defaults.get(pairs) if of_defaults is not None else None
         return found if found is not None else self._learn(labels, pairs, defaults)
+
+    def forget(self, used: NDArray[np.bool_]) -> None:
+        """Forget raw labels that mean none of the used label sets, bool[label sets]."""
+        self._known = {
+            defaults: {pairs: found for pairs, found in known.items() if found[0] >= 0 and used[found[0]]}
+            for defaults, known in self._known.items()
+        }
+        self._size = sum(map(len, self._known.values()))
 
     def _learn(self, labels: Mapping[str, str], pairs: Pairs, defaults: Pairs) -> tuple[int, Lookup]:
         if self._size >= _CACHE_MAX:

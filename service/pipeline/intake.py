@@ -12,15 +12,20 @@ import numpy as np
 from service.ingest.contract import DeadLetter, Gap, Record, RecordBatch, Unplaced
 from service.ingest.decode import Decoded, Decoder, make_letter
 from service.pipeline.worker import Refusal, Worker
+from service.settings import IngestSettings
 
 
 class Intake:
     """Decodes, gates and counts. The tallies are part of the checkpoint: a restart counts nothing twice."""
 
-    def __init__(self, decoder: Decoder, worker: Worker, value_bytes_max: int, resume: dict[str, Any] | None) -> None:
+    def __init__(
+        self, decoder: Decoder, worker: Worker, settings: IngestSettings, resume: dict[str, Any] | None
+    ) -> None:
         self._decoder = decoder
         self._worker = worker
-        self._value_bytes_max = value_bytes_max
+        self._value_bytes_max = settings.dead_letter.value_bytes_max
+        self._label_sets_unused_max = settings.label_sets_unused_max
+        self._label_sets_used = 0
         saved = resume or {}
         self.outcomes: Counter[str] = Counter(saved.get("outcomes", {}))
         self.letters_by_reason: Counter[str] = Counter(saved.get("letters_by_reason", {}))
@@ -96,6 +101,17 @@ class Intake:
                 outcomes["accepted"] -= 1
                 outcomes["rejected"] += 1
         return [written[offset] for offset in sorted(written)]
+
+    def knows_too_many(self) -> bool:
+        """Tell whether so many label sets were learned since the last look that some must be forgotten."""
+        return self._worker.label_sets_known() > self._label_sets_used + self._label_sets_unused_max
+
+    def forget_label_sets(self) -> None:
+        """Forget the label sets that nothing needs; whatever was decoded must have been taken in."""
+        used = self._worker.label_sets_used()
+        self._decoder.forget_label_sets(used)
+        self._worker.forget_label_sets(used)
+        self._label_sets_used = self._worker.label_sets_known()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the tallies as plain JSON."""

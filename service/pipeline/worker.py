@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
 from detectors.contract import Detector, Fleet
@@ -332,9 +333,21 @@ class Worker:
         """Return all alerts that fire, by id."""
         return {k: a for cycle in self.lifecycles.values() for k, a in cycle.firing(now_ns).items()}
 
-    def label_set_count(self) -> int:
+    def label_sets_known(self) -> int:
         """Return how many label sets are remembered."""
-        return len(self._label_sets)
+        return self._label_sets.known()
+
+    def label_sets_used(self) -> NDArray[np.bool_]:
+        """Return bool[label sets]: rows wait under it, or it spares an entity that reports as before being described."""
+        used = self.pending.label_sets()
+        settled = self._settled["label_set"]
+        used[settled[settled >= 0]] = True
+        return used
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget all but these label sets, bool[label sets]; one that is met again is learned again, to the same end."""
+        self._admission.forget(used)
+        self._label_sets.forget(used)
 
     def was_judged(self) -> bool:
         """Tell whether this worker has closed a tick itself: only then are there figures to show."""

@@ -105,6 +105,10 @@ class NativeScanner:
                 self._learn_key(name)
         return len(self._names) > known
 
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget labels that mean others than these label sets."""
+        self._labels.forget(used)
+
     def _learn_key(self, name: str) -> None:
         text = b'"' + name.encode() + b'":'
         if name in self._names or len(self._names) >= KEYS_MAX or len(text) > 8 * KEY_WORDS:

@@ -183,7 +183,7 @@ def test_the_breaker_sees_bad_lines_where_they_lie_among_the_records(tmp_path: P
     (part,) = parts(path)
     (batch,) = read_on(CaptureLog(TOPIC, path, part), None, 100)
     bench = Bench()
-    intake = Intake(bench.decoder, worker(configuration(), bench.label_sets), 100, None)
+    intake = Intake(bench.decoder, worker(configuration(), bench.label_sets), configuration().ingest, None)
     total, rejected = places(batch, intake.take(batch, intake.decode(batch)))
     assert total == 8
     assert [index for index, _ in rejected] == [1, 3, 4, 5, 7]
