@@ -129,7 +129,7 @@ class Decoder:
             self._scanning.forget_label_sets(used)
 
     def _label_set_of(self, record: Record, sample: Sample) -> int:
-        return self._labels.find(sample.labels, self._defaults_with(record))[0]
+        return self._labels.meant(sample.labels, self._defaults_with(record))
 
     def _record(self, reading: _Reading, topic: str) -> str:
         """Decode one record and return its outcome."""

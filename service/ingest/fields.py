@@ -19,6 +19,8 @@ from service.ingest.reading import MEASUREMENT
 TABLE_FILE = Path(__file__).with_name("fields.yaml")
 _NEVER = float("inf")
 _CACHE_MAX = 1 << 14  # names and measurements come from outside: neither cache may grow with them
+_READINGS_MAX, _NAMES_MAX = 1 << 10, 64  # what is left of the table, for so many sets of so many names at most
+_TEXTS_MAX = 1 << 16
 _HOLDER_FIELDS = ("namespace", "pod", "container")
 _UUID_PREFIXES = ("GPU-", "MIG-")
 
@@ -85,6 +87,16 @@ class _Context(NamedTuple):
     lone_gpu_is_uuid: bool
 
 
+class _Reading(NamedTuple):
+    """A context without what labels of certain names cannot have: names as sent and in lower case, and as in _Context."""
+
+    names: tuple[tuple[str, str], ...]
+    aliases: Mapping[str, tuple[str, ...]]
+    holders: tuple[Mapping[str, Any], ...]
+    last_resort: Mapping[str, tuple[str, ...]]
+    lone_gpu_is_uuid: bool
+
+
 class FieldTable:
     """The table, ready to be asked. Immutable but for its caches; give every decoder its own."""
 
@@ -106,6 +118,8 @@ class FieldTable:
         if problems:
             raise ConfigError(problems)
         self._measured: dict[str, Lookup] = {}
+        self._readings: dict[tuple[int, tuple[str, ...]], _Reading] = {}
+        self._texts: dict[str, str] = {}
 
     @classmethod
     def load(cls, path: Path = TABLE_FILE) -> FieldTable:
@@ -136,30 +150,59 @@ class FieldTable:
 
     def label_set(self, raw: Mapping[str, str], defaults: Mapping[str, str]) -> LabelSet:
         """Return the label set that raw labels mean; `defaults` (by field name) fill what is missing."""
-        context = self._contexts.get(raw.get(MEASUREMENT, ""), self._general)
+        reading = self._reading(raw.get(MEASUREMENT, ""), tuple(raw))
         folded: dict[str, str] = {}
-        for name, value in sorted(raw.items()):  # sorted: of two spellings of a name the same one always counts
+        for name, lowered in reading.names:
+            value = raw[name]
             if value and value not in self._blank_texts:
-                folded.setdefault(name.lower(), value)
-        found = _first_of(context.aliases, folded)
-        found.update(self._holder(context, folded))
+                folded.setdefault(lowered, value)
+        found = _first_of(reading.aliases, folded)
+        found.update(self._holder(reading.holders, folded))
         if not found.get("uuid") and found.get("gpu", "").startswith(_UUID_PREFIXES):
             found["uuid"] = found.pop("gpu")
         for name, value in defaults.items():
             found.setdefault(name, value)
-        for name, value in _first_of(self._last_resort, folded).items():
+        for name, value in _first_of(reading.last_resort, folded).items():
             found.setdefault(name, value)
-        if context.lone_gpu_is_uuid and not found.get("uuid") and not found.get("node") and "gpu" in found:
+        if reading.lone_gpu_is_uuid and not found.get("uuid") and not found.get("node") and "gpu" in found:
             found["uuid"] = found.pop("gpu")
         for name, words in self._spellings.items():
             if name in found:
                 word = found[name].lower().replace("_", "-")
                 found[name] = words.get(word, word)
-        return LabelSet(**found)
+        return LabelSet(**{name: value if name == "uuid" else self._shared(value) for name, value in found.items()})
 
-    def _holder(self, context: _Context, folded: Mapping[str, str]) -> dict[str, str]:
+    def _shared(self, text: str) -> str:
+        """Return an equal text that was met before, so that a thousand GPUs of a namespace hold its name once."""
+        if len(self._texts) >= _TEXTS_MAX:
+            self._texts.clear()
+        return self._texts.setdefault(text, text)
+
+    def _reading(self, measurement: str, names: tuple[str, ...]) -> _Reading:
+        """Return what is left of the table for labels of these names: of a hundred spellings a handful."""
+        context = self._contexts.get(measurement, self._general)
+        known = self._readings.get((id(context), names))
+        if known is not None:
+            return known
+        # Sorted: of two spellings of a name the same one always counts.
+        lowered = tuple((name, name.lower()) for name in sorted(names))
+        there = {low for _, low in lowered}
+        reading = _Reading(
+            lowered,
+            _those(context.aliases, there),
+            tuple(family for family in context.holders if there.intersection(family[name] for name in _HOLDER_FIELDS)),
+            _those(self._last_resort, there),
+            context.lone_gpu_is_uuid,
+        )
+        if len(names) <= _NAMES_MAX:
+            if len(self._readings) >= _READINGS_MAX:
+                self._readings.clear()
+            self._readings[id(context), names] = reading
+        return reading
+
+    def _holder(self, holders: Iterable[Mapping[str, Any]], folded: Mapping[str, str]) -> dict[str, str]:
         """Return namespace, pod and container of whoever has the GPU, and nothing where that is the exporter."""
-        for family in context.holders:
+        for family in holders:
             holder = {name: folded[family[name]] for name in _HOLDER_FIELDS if family[name] in folded}
             if not holder:
                 continue
@@ -238,6 +281,12 @@ def _aliases(given: Mapping[str, Iterable[str]], problems: list[ConfigProblem]) 
     ]
     lowered = {name: [alias.lower() for alias in aliases] for name, aliases in given.items()}
     return {name: (*(f"exported_{alias}" for alias in aliases), *aliases) for name, aliases in lowered.items()}
+
+
+def _those(aliases: Mapping[str, tuple[str, ...]], there: set[str]) -> dict[str, tuple[str, ...]]:
+    """Return the spellings that are there, of the fields that have any."""
+    left = {field: tuple(name for name in names if name in there) for field, names in aliases.items()}
+    return {field: names for field, names in left.items() if names}
 
 
 def _first_of(aliases: Mapping[str, tuple[str, ...]], folded: Mapping[str, str]) -> dict[str, str]:
