@@ -64,22 +64,22 @@ class Admission:
         self._claimed.add(key)
         return True
 
-    def admit(self, label_set: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[int]]:
-        """Return the entity of each row of a tick, and the ids of those that are new."""
+    def admit(self, label_set: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the entity of each row of a tick; new ones have the highest ids."""
         entity_of = self._by_label_set("entity")
         entity: NDArray[np.int32] = entity_of[label_set]
         if (entity >= 0).all():
-            return entity, []
+            return entity
         fresh = np.unique(label_set[entity < 0])
         labels = [self._label_sets[i] for i in fresh.tolist()]
-        admitted, refused = self._entities.admit(labels)
+        keys = [known.entity_key() for known in labels]
+        _, refused = self._entities.admit(dict(zip(keys, labels, strict=True)))
         assert not refused, "room was checked when the rows were taken in"
         ids = self._entities.ids()
-        keys = [known.entity_key() for known in labels]
         self._claimed.difference_update(keys)
         entity_of[fresh] = [ids[key] for key in keys]
         self._known["names_holder"][fresh] = [known.is_attributed() for known in labels]
-        return entity_of[label_set], admitted
+        return entity_of[label_set]
 
     def keep(self, entities: NDArray[np.int64], before: int) -> None:
         """Follow the new ids of these entities, of `before` in all; the others' places are free again."""
