@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,16 @@ class Presence:
         k = int(count[0])
         self.entity, self.first_ns, self.last_ns, self.start = present[:k], first_ns[:k], last_ns[:k], start[: k + 1]
         self.label_set, self.time_ns = label_set[order], time_ns[order]
+
+    def only_label_sets(self) -> NDArray[np.int32]:
+        """Return int32[k]: the label set of entities that report under one alone, -1 of the others."""
+        first = self.start[:-1]
+        only = self.label_set[first]
+        mixed = np.zeros(len(only), np.bool_)
+        mixed[
+            np.repeat(np.arange(len(only)), np.diff(self.start))[self.label_set != np.repeat(only, np.diff(self.start))]
+        ] = True
+        return np.where(mixed, np.int32(-1), only)
 
     def sightings(self, index: int, label_sets: LabelSets) -> list[Sighting]:
         """Return the label sets under which one of these entities reported."""
@@ -106,19 +116,17 @@ class Entities:
     def _cluster(self, labels: LabelSet) -> int:
         return self._clusters.setdefault(labels.cluster, len(self._clusters))
 
-    def admit(self, labels: Iterable[LabelSet]) -> tuple[list[int], set[str]]:
-        """Give ids to new entities in order of their keys; return the new ids and the keys there was no room for."""
-        fresh = {label_set.entity_key(): label_set for label_set in labels}
-        admitted: list[int] = []
-        refused: set[str] = set()
-        for key in sorted(fresh.keys() - self._ids.keys()):
-            if len(self.labels) >= self._entities_max:
-                refused.add(key)
-                continue
-            self._ids[key] = len(self.labels)
-            admitted.append(len(self.labels))
-            self.labels.append(LabelSet()._replace(uuid=fresh[key].uuid, mig_id=fresh[key].mig_id))
-            self.keys.append(key)
+    def admit(self, labels: Mapping[str, LabelSet]) -> tuple[range, set[str]]:
+        """Give ids to new entities, by key, in order of their keys; return the new ids and the keys there was no room for."""
+        keys = sorted(labels.keys() - self._ids.keys())
+        first = len(self.labels)
+        room = max(self._entities_max - first, 0)
+        refused = set(keys[room:])
+        del keys[room:]
+        admitted = range(first, first + len(keys))
+        self._ids.update(zip(keys, admitted, strict=True))
+        self.keys.extend(keys)
+        self.labels.extend([LabelSet(uuid=labels[key].uuid, mig_id=labels[key].mig_id) for key in keys])
         self.state.grow(len(self.labels))
         self._places.grow(len(self.labels))
         return admitted, refused
@@ -168,6 +176,23 @@ class Entities:
         self.labels[entity] = next((s.labels for s in sightings if s.labels == merged), merged)
         self._locate(entity)
         return True
+
+    def describe_fresh(self, entity: NDArray[np.int32], labels: Sequence[LabelSet], presence: Presence) -> None:
+        """Do what `describe` would do for entities admitted just now that report under one label set each, for many at once.
+
+        entity int32[f], all in presence; labels, f of them.
+        """
+        named = np.fromiter((own.is_attributed() for own in labels), np.bool_, len(labels))
+        for e, own, is_named in zip(entity.tolist(), labels, named.tolist(), strict=True):
+            self.labels[e] = own if is_named or not (own.container or own.team) else own._replace(container="", team="")
+            if is_named:
+                self.clusters_with_holders.add(own.cluster)
+        self._places["cluster"][entity] = [self._cluster(own) for own in labels]
+        held = entity[named]
+        rows = np.searchsorted(presence.entity, held)
+        self.state["holder_since_ns"][held] = presence.first_ns[rows]
+        self.state["attributed_ns"][held] = presence.last_ns[rows]
+        self.state["sharers"][held] = 1
 
     def _hold(self, entity: int, known: list[str], holder: LabelSet, first_ns: int, last_ns: int) -> None:
         if [holder[i] for i in ATTRIBUTION] != [known[i] for i in ATTRIBUTION]:

@@ -76,10 +76,11 @@ class Roster(Generic[T]):
             self._items[index] = item
             self._stale.add(index // BLOCK)
 
-    def append(self, item: T) -> None:
-        """Add an item at the end."""
-        self._stale.add(len(self._items) // BLOCK)
-        self._items.append(item)
+    def extend(self, items: Sequence[T]) -> None:
+        """Add items at the end."""
+        before = len(self._items)
+        self._items.extend(items)
+        self._stale.update(range(before // BLOCK, -(-len(self._items) // BLOCK)))
 
     def frozen(self) -> Blocks[T]:
         """Return the present items; the same object as last time when nothing has changed."""

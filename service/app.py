@@ -124,26 +124,19 @@ class Pipeline:
         scanning: bool = True,
     ) -> None:
         """Without `scanning` the reference parser reads every record, with the same result."""
-        self._scanning = scanning
         self.settings = settings
         self.source = source
         self.clock = clock
         self.directory = Directory(PriceBook(settings.prices), settings.fleet.teams)
         self.fields = FieldTable.load()
-        self.intake, self.worker = self.rebuild(resume)
-        self.resumed = resume is not None
-        extras: Mapping[str, Any] = resume.extras if resume is not None else {}
-        self.breaker = Breaker(settings.ingest.dead_letter, extras.get("breaker"))
-
-    def rebuild(self, resume: Checkpoint | None) -> tuple[Intake, Worker]:
-        """Return a decoder and a worker that know what the checkpoint holds, and nothing else."""
-        settings = self.settings
         label_sets = LabelSets()
-        decoder = Decoder(settings.source.kafka.formats, settings.ingest, self.fields, label_sets, self._scanning)
+        decoder = Decoder(settings.source.kafka.formats, settings.ingest, self.fields, label_sets, scanning)
         arrays = resume.arrays if resume is not None else None
-        worker = Worker(settings, chosen_detectors(settings), self.directory, label_sets, arrays)
-        tallies = resume.extras.get("intake") if resume is not None else None
-        return Intake(decoder, worker, tallies), worker
+        extras: Mapping[str, Any] = resume.extras if resume is not None else {}
+        self.worker = Worker(settings, chosen_detectors(settings), self.directory, label_sets, arrays)
+        self.intake = Intake(decoder, self.worker, settings.ingest, extras.get("intake"))
+        self.resumed = resume is not None
+        self.breaker = Breaker(settings.ingest.dead_letter, extras.get("breaker"))
 
     def loop(
         self,
@@ -163,7 +156,6 @@ class Pipeline:
             breaker=self.breaker,
             ahead=DecodingAhead(threaded=len(os.sched_getaffinity(0)) > 1),
             outlet=outlet,
-            rebuild=self.rebuild,
             store=store,
             observers=observers,
             clock=self.clock,

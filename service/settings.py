@@ -192,8 +192,8 @@ class IngestSettings(Section):
     """Rows waiting for their tick; at the limit the partitions that are ahead are paused."""
     dead_letter: DeadLetterSettings = DeadLetterSettings()
     """Rejected records."""
-    label_sets_max: Annotated[int, Field(ge=1000)] = 1_000_000
-    """Distinct label sets remembered; beyond, those that no waiting row has are forgotten, since pods come and go."""
+    label_sets_unused_max: Annotated[int, Field(ge=1000, le=10_000_000)] = 50_000
+    """Label sets learned beyond those in use until the unused ones are forgotten: pods come and go, so do made-up ids."""
     labels: dict[str, str] = {}
     """Labels for samples that lack them, e.g. {cluster: east-1, region: us-east-1}."""
 

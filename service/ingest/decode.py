@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
 from detectors.labels import LabelSet, LabelSets
@@ -109,8 +110,14 @@ class Decoder:
         outcomes.update({name: number for name, number in scanned.counts.items() if number})
         return Decoded(records, with_scanned(read, scanned, records.offset), rejected, outcomes)
 
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget which labels mean others than these label sets, bool[label sets]. What was decoded must be taken in."""
+        self._labels.forget(used)
+        if self._scanning is not None:
+            self._scanning.forget_label_sets(used)
+
     def _label_set_of(self, record: Record, sample: Sample) -> int:
-        return self._labels.find(sample.labels, self._defaults_with(record))[0]
+        return self._labels.meant(sample.labels, self._defaults_with(record))
 
     def _record(self, reading: _Reading, topic: str) -> str:
         """Decode one record and return its outcome."""

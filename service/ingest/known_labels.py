@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detectors.labels import LabelSets
 from service.ingest.fields import FieldTable, Lookup
 from service.ingest.reading import MEASUREMENT
@@ -33,17 +36,26 @@ class KnownLabels:
         found = of_defaults.get(pairs) if of_defaults is not None else None
         return found if found is not None else self._learn(labels, pairs, defaults)
 
+    def meant(self, labels: Mapping[str, str], defaults: Pairs) -> int:
+        """Return the label set's id, NO_GPU or TOO_LONG, for those who remember it themselves."""
+        meant = self._fields.label_set(labels, dict(defaults))
+        if max(map(len, meant)) > self._chars_max:
+            return TOO_LONG
+        return self._label_sets.intern(meant) if meant.is_gpu() else NO_GPU
+
+    def forget(self, used: NDArray[np.bool_]) -> None:
+        """Forget raw labels that mean none of the used label sets, bool[label sets]."""
+        self._known = {
+            defaults: {pairs: found for pairs, found in known.items() if found[0] >= 0 and used[found[0]]}
+            for defaults, known in self._known.items()
+        }
+        self._size = sum(map(len, self._known.values()))
+
     def _learn(self, labels: Mapping[str, str], pairs: Pairs, defaults: Pairs) -> tuple[int, Lookup]:
         if self._size >= _CACHE_MAX:
             self._known = {}
             self._size = 0
-        meant = self._fields.label_set(labels, dict(defaults))
-        label_set = NO_GPU
-        if max(map(len, meant)) > self._chars_max:
-            label_set = TOO_LONG
-        elif meant.is_gpu():
-            label_set = self._label_sets.intern(meant)
-        found = label_set, self._fields.lookup(labels.get(MEASUREMENT, ""))
+        found = self.meant(labels, defaults), self._fields.lookup(labels.get(MEASUREMENT, ""))
         if sum(map(len, labels)) + sum(map(len, labels.values())) > _CACHED_CHARS_MAX:
             return found
         self._known.setdefault(defaults, {})[pairs] = found

@@ -12,14 +12,19 @@ from service.ingest.decode import Decoded, Decoder
 from service.ingest.letters import Letters
 from service.pipeline.refusals import letters_of
 from service.pipeline.worker import Worker
+from service.settings import IngestSettings
 
 
 class Intake:
     """Decodes, gates and counts. The tallies are part of the checkpoint: a restart counts nothing twice."""
 
-    def __init__(self, decoder: Decoder, worker: Worker, resume: dict[str, Any] | None) -> None:
+    def __init__(
+        self, decoder: Decoder, worker: Worker, settings: IngestSettings, resume: dict[str, Any] | None
+    ) -> None:
         self._decoder = decoder
         self._worker = worker
+        self._label_sets_unused_max = settings.label_sets_unused_max
+        self._label_sets_used = 0
         saved = resume or {}
         self.outcomes: Counter[str] = Counter(saved.get("outcomes", {}))
         self.letters_by_reason: Counter[str] = Counter(saved.get("letters_by_reason", {}))
@@ -44,6 +49,17 @@ class Intake:
         counts = np.bincount(letters.reason, minlength=len(REASONS)).tolist()
         self.letters_by_reason.update({name: count for name, count in zip(REASONS, counts, strict=True) if count})
         return letters
+
+    def knows_too_many(self) -> bool:
+        """Tell whether so many label sets were learned since the last look that some must be forgotten."""
+        return self._worker.label_sets_known() > self._label_sets_used + self._label_sets_unused_max
+
+    def forget_label_sets(self) -> None:
+        """Forget the label sets that nothing needs; whatever was decoded must have been taken in."""
+        used = self._worker.label_sets_used()
+        self._decoder.forget_label_sets(used)
+        self._worker.forget_label_sets(used)
+        self._label_sets_used = self._worker.label_sets_known()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the tallies as plain JSON."""

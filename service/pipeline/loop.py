@@ -15,7 +15,7 @@ from service.ingest.contract import Source, TopicPartition
 from service.ingest.letters import DeadLetters, Letters
 from service.logs import get_logger
 from service.pipeline.ahead import DecodingAhead
-from service.pipeline.checkpoint import Checkpoint, CheckpointStore
+from service.pipeline.checkpoint import CheckpointStore
 from service.pipeline.idleness import Idleness
 from service.pipeline.intake import Intake
 from service.pipeline.saver import Saver
@@ -84,7 +84,6 @@ class Loop:
         breaker: Breaker,
         ahead: DecodingAhead,
         outlet: Outlet,
-        rebuild: Callable[[Checkpoint], tuple[Intake, Worker]],
         store: CheckpointStore | None,
         observers: Sequence[Observer],
         clock: Clock,
@@ -98,7 +97,6 @@ class Loop:
         self._breaker = breaker
         self._ahead = ahead
         self._outlet = outlet
-        self._rebuild = rebuild
         self._saver = Saver(store, clock) if store is not None else None
         self._observers = observers
         self._clock = clock
@@ -138,7 +136,10 @@ class Loop:
         for gap in self.source.gaps():
             self.intake.note_gap(gap)
         self._ahead.put(batches, self.intake.decode)
-        busy = self._take(everything=not batches)
+        crowded = self.intake.knows_too_many()
+        busy = self._take(everything=crowded or not batches)
+        if crowded:
+            self.intake.forget_label_sets()
         idle = self._idleness.update(self.source, busy, self._clock.monotonic_s())
         self._idle = idle - self._ahead.partitions()
         closed = self._advance()
@@ -255,11 +256,6 @@ class Loop:
             observer.on_checkpoint(saved.seconds)
         self.checkpoint_at_ns = saved.taken_ns
         self.source.commit(saved.next_offsets)
-        if self.worker.label_set_count() > self._settings.ingest.label_sets_max:
-            # A worker that resumes knows only the label sets that rows still wait under: the way to forget the others.
-            resume = Checkpoint(self.worker.snapshot(), {"intake": self.intake.snapshot()})
-            self.intake, self.worker = self._rebuild(resume)
-            self._ahead.again(self.intake.decode)
         log.debug("checkpoint", rows=self.intake.outcomes["rows"], entities=len(self.worker.entities))
 
     def _insist(self, what: str, attempt: Callable[[], T]) -> T:

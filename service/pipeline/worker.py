@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
 from detectors.contract import Detector, Fleet
@@ -99,7 +100,7 @@ class Worker:
         self._settled = StateArrays({"label_set": ArraySpec(np.int32, -1, (_SETTLED_MAX,))}, None)
         self._admission = Admission(self.entities, label_sets, settings.fleet.entities_max)
         self._grow()
-        self._introduce_all()
+        self._introduce(range(len(self.entities)))
         self._bind()
 
     def _tick_to_resume(self, meta: dict[str, Any]) -> int | None:
@@ -129,31 +130,21 @@ class Worker:
             lifecycle.bind(self.entities.ids())
         self._admission.claim_for(self.pending.label_sets())
 
-    def _introduce_all(self) -> None:
-        """Do for all entities of a resumed state what `_introduce` does for one; there may be a million."""
-        self.entries = [self._directory.look_up(labels) for labels in self.entities.labels]
-        self.owners = Roster(entry.owner for entry in self.entries)
-        for i, name in enumerate(("usd_per_hour", "idle_watts", "limit_watts"), Entry._fields.index("usd_per_hour")):
-            self._facts[name][:] = [entry[i] for entry in self.entries]
-        for entity, (labels, owner) in enumerate(zip(self.entities.labels, self.owners, strict=True)):
-            self._scale.describe(entity, labels)
+    def _introduce(self, entities: Sequence[int]) -> None:
+        """Tell everybody of new labels of entities, in order of id where they are new themselves."""
+        labels = [self.entities.labels[entity] for entity in entities]
+        entries = [self._directory.look_up(own) for own in labels]
+        for entity, own, entry in zip(entities, labels, entries, strict=True):
+            if entity == len(self.entries):
+                self.entries.append(entry)
+                self.owners.extend((entry.owner,))
+            self.entries[entity] = entry
+            self.owners[entity] = entry.owner
+            self._scale.describe(entity, own)
             for detector in self.detectors.values():
-                detector.describe(entity, labels, owner)
-
-    def _introduce(self, entity: int) -> None:
-        labels = self.entities.labels[entity]
-        entry = self._directory.look_up(labels)
-        if entity == len(self.entries):
-            self.entries.append(entry)
-            self.owners.append(entry.owner)
-        self.entries[entity] = entry
-        self.owners[entity] = entry.owner
-        self._facts["usd_per_hour"][entity] = entry.usd_per_hour
-        self._facts["idle_watts"][entity] = entry.idle_watts
-        self._facts["limit_watts"][entity] = entry.limit_watts
-        self._scale.describe(entity, labels)
-        for detector in self.detectors.values():
-            detector.describe(entity, labels, entry.owner)
+                detector.describe(entity, own, entry.owner)
+        for i, name in enumerate(("usd_per_hour", "idle_watts", "limit_watts"), Entry._fields.index("usd_per_hour")):
+            self._facts[name][entities] = [entry[i] for entry in entries]
 
     def ingest(self, batch: EventBatch) -> Refusals:
         """Take in a batch; return the rows that are late or whose GPU there is no room for."""
@@ -240,11 +231,8 @@ class Worker:
     def _fold(self, tick: int) -> TickRows:
         chunks = self.pending.take(tick)
         label_set = label_sets_of(chunks)
-        entity, admitted = self._admission.admit(label_set)
-        if admitted:
-            self._grow()
-        for fresh in admitted:
-            self._introduce(fresh)
+        entity = self._admission.admit(label_set)
+        self._grow()
         rows = merge_rows(chunks, label_set, entity, len(self.entities))
         self._describe(rows.presence)
         self._scale.apply(rows)
@@ -255,10 +243,26 @@ class Worker:
         """Hand each entity the label sets it reported under; most report what is known already."""
         self.entities.seen(presence)
         names_holder = self._admission.names_holder()
-        for i in self.entities.confirm(presence, names_holder, self._settled["label_set"]).tolist():
+        unsettled = self.entities.confirm(presence, names_holder, self._settled["label_set"])
+        known = len(self.entries)
+        changed: list[int] = []
+        if len(self.entities) > known:
+            unsettled, changed = self._describe_fresh(presence, unsettled, known)
+        for i in unsettled.tolist():
             entity = int(presence.entity[i])
-            if self.entities.describe(entity, presence.sightings(i, self._label_sets)):
-                self._introduce(entity)
+            if self.entities.describe(entity, presence.sightings(i, self._label_sets)) or entity >= known:
+                changed.append(entity)
+        self._introduce(sorted(changed))
+
+    def _describe_fresh(
+        self, presence: Presence, unsettled: NDArray[np.int64], known: int
+    ) -> tuple[NDArray[np.int64], list[int]]:
+        """Describe the new entities that report under one label set; return who is left, and whom it was."""
+        only = presence.only_label_sets()[unsettled]
+        plain = (presence.entity[unsettled] >= known) & (only >= 0)
+        entity = presence.entity[unsettled[plain]]
+        self.entities.describe_fresh(entity, [self._label_sets[i] for i in only[plain].tolist()], presence)
+        return unsettled[~plain], entity.tolist()
 
     def _attribute(self, end_ns: int) -> None:
         """Release holders whose labels are gone for too long, or at once where the GPU is visibly empty.
@@ -279,8 +283,7 @@ class Worker:
         gone = np.flatnonzero(silent & (expired | empty))
         self.entities.release(gone)
         self._settled["label_set"][gone] = -1
-        for entity in gone.tolist():
-            self._introduce(entity)
+        self._introduce(gone.tolist())
 
     def _forget(self, end_ns: int) -> None:
         silent_ns = end_ns - self.entities.state["last_seen_ns"]
@@ -316,9 +319,21 @@ class Worker:
         """Return all alerts that fire, by id."""
         return {k: a for cycle in self.lifecycles.values() for k, a in cycle.firing(now_ns).items()}
 
-    def label_set_count(self) -> int:
+    def label_sets_known(self) -> int:
         """Return how many label sets are remembered."""
-        return len(self._label_sets)
+        return self._label_sets.known()
+
+    def label_sets_used(self) -> NDArray[np.bool_]:
+        """Return bool[label sets]: rows wait under it, or it spares an entity that reports as before being described."""
+        used = self.pending.label_sets()
+        settled = self._settled["label_set"]
+        used[settled[settled >= 0]] = True
+        return used
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget all but these label sets, bool[label sets]; one that is met again is learned again, to the same end."""
+        self._admission.forget(used)
+        self._label_sets.forget(used)
 
     def was_judged(self) -> bool:
         """Tell whether this worker has closed a tick itself: only then are there figures to show."""

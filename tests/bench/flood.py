@@ -29,8 +29,7 @@ def main() -> None:
             load,
             Path(folder),
             fleet={"entities_max": entities_max},
-            # By default ten times as many: what is remembered of the ids that are refused has a bound of its own.
-            ingest={"label_sets_max": 10 * entities_max, "dead_letter": {"bytes_max": LETTER_BYTES_MAX}},
+            ingest={"dead_letter": {"bytes_max": LETTER_BYTES_MAX}},
         )
         print(json.dumps(run(settings, load, cleanup, marks)), flush=True)
 

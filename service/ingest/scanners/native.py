@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.columns import COLUMNS
-from kernels.native import IGNORED_NAME, KEY_WORDS, KEYS_MAX, LABEL, MEASUREMENT, OUT, TIME, UNKNOWN_NAME, native_scan
+from kernels.native import (
+    HEADERS_PART,
+    IGNORED_NAME,
+    KEY_WORDS,
+    KEYS_MAX,
+    LABEL,
+    MEASUREMENT,
+    OUT,
+    TIME,
+    UNKNOWN_NAME,
+    native_scan,
+)
 from kernels.points import rows_repeated
 from service.ingest.contract import Record
 from service.ingest.fields import FieldTable
-from service.ingest.formats.native import LABELS
+from service.ingest.formats.native import LABELS, OWN
 from service.ingest.reading import json_document
 from service.ingest.records import Records
 from service.ingest.scanners.contract import Ask, Bounds, Scanned
@@ -36,6 +48,8 @@ FOREIGN_KEYS = frozenset(
     }
 )
 
+_PLAIN = re.compile(r"[ -~]+")
+
 
 class NativeScanner:
     """Knows the keys that occurred so far; their order is predicted from the record before."""
@@ -48,6 +62,7 @@ class NativeScanner:
         self._bounds = bounds
         self._labels = RawLabels()
         self._names: dict[str, int] = {}
+        self._label_names: dict[int, str] = {}
         self._columns: list[int] = []
         self._words = np.zeros((KEYS_MAX, KEY_WORDS), np.uint64)
         self._masks = np.zeros((KEYS_MAX, KEY_WORDS), np.uint64)
@@ -77,7 +92,7 @@ class NativeScanner:
         )  # fmt: skip
         rows = int(count[0])
         record, time_ns = record[:rows], time_ns[:rows]
-        label_set = resolve(self._labels, records, record, entry[:rows], ask)
+        label_set = resolve(self._labels, records, record, entry[:rows], ask, self._read)
         unusable = label_set < 0
         if rows > np.count_nonzero(plain) or n == 0:  # of nothing too: a warm-up compiles what arrays will need
             rows_repeated(record, label_set, time_ns, np.full(label_set.max(initial=0) + 1, -1), unusable)
@@ -92,6 +107,16 @@ class NativeScanner:
         counts = {"accepted": int(np.count_nonzero(plain)), "unknown_metric": int(unknown[kept].sum())}
         return Scanned(plain, record[kept], label_set[kept], time_ns[kept], columns, counts)
 
+    def _read(self, entry: int) -> dict[str, str] | None:
+        """Return an entry's labels where all are plain text and surely name a GPU; headers and the rest are not plain."""
+        labels = OWN.copy()
+        for key, token in self._labels.parts_of(entry):
+            text = token[1:-1].decode("ascii", "replace")
+            if key == HEADERS_PART or not token.startswith(b'"') or not _PLAIN.fullmatch(text) or text in FOREIGN_KEYS:
+                return None
+            labels[self._label_names[key]] = text
+        return labels if "uuid" in labels or "gpu" in labels else None
+
     def _room_for(self, rows: int) -> NDArray[np.float64]:
         if self._scratch.shape[0] != len(self._columns) or self._scratch.shape[1] < rows:
             self._scratch = np.empty((len(self._columns), rows))
@@ -104,6 +129,10 @@ class NativeScanner:
             for name in row:
                 self._learn_key(name)
         return len(self._names) > known
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget labels that mean others than these label sets."""
+        self._labels.forget(used)
 
     def _learn_key(self, name: str) -> None:
         text = b'"' + name.encode() + b'":'
@@ -121,6 +150,7 @@ class NativeScanner:
             self._kind[key] = TIME
         elif name in LABELS:
             self._kind[key] = LABEL
+            self._label_names[key] = name
         elif metric is not None and metric.column >= 0:
             self._kind[key] = MEASUREMENT
             self._row[key] = self._row_of(metric.column)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+import struct
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.interned import NEVER_SEEN, PARTS_MAX, slots_fill
+from service.ingest.contract import Record, Sample
 from service.ingest.records import Records
 from service.ingest.scanners.contract import Ask
 
 ENTRIES_FIRST = 1 << 12
 ENTRIES_MAX = 1 << 21  # labels come from outside: beyond this the table starts anew
 WORDS_PER_ENTRY = 32  # room in the arena; an entry may take more while others take less
+_MOVED_AT_ONCE = 1 << 14  # entries, so that moving a table takes little room beside it
+_PART_HEAD = struct.Struct("<II")
 REFERENCE = -3  # what these labels mean, only the reference parser can tell
 
 TableArrays = tuple[  # slot, entry_hash, entry_at, entry_words, entry_next, meaning, arena, used
@@ -64,15 +68,53 @@ class RawLabels:
                 self._grow(min(2 * capacity, self._entries_max))
         return self._slot, self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used
 
-    def _contents(self) -> list[NDArray[Any]]:
-        return [self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used]
+    def parts_of(self, entry: int) -> list[tuple[int, bytes]]:
+        """Return the parts of an entry: key and bytes of each."""
+        at = int(self._at[entry])
+        text = self._arena[at : at + int(self._words[entry])].tobytes()
+        parts, at = [], 0
+        while at < len(text):
+            size, key = _PART_HEAD.unpack_from(text, at)
+            parts.append((key, text[at + 8 : at + 8 + size]))
+            at += 8 + (size + 7 & -8)
+        return parts
+
+    def forget(self, used: NDArray[np.bool_]) -> None:
+        """Drop the entries whose label set is not used, and those that mean none; used bool[label sets]."""
+        meaning = self.meaning[: len(self)]
+        known = meaning >= 0
+        known[known] = used[meaning[known]]
+        self._rebuild(np.flatnonzero(known), len(self._hash))
 
     def _grow(self, capacity: int) -> None:
-        before = self._contents()
+        self._rebuild(np.arange(len(self)), capacity)
+
+    def _rebuild(self, kept: NDArray[np.int64], capacity: int) -> None:
+        """Begin anew with these entries, which get the numbers 0.. in this order.
+
+        Only what is taken of the arrays is written to: the rest of an arena costs no memory until it is used.
+        """
+        before = self._hash, self.meaning, self._at, self._words, self._next, self._arena, int(self._used[2])
+        hash_, meaning, at, size, next_, arena, last = before
+        number = np.zeros(len(hash_), np.int32)  # what comes next is a guess: the first in the place of what is gone
+        number[kept] = np.arange(len(kept))
         self._begin(capacity)
-        for old, new in zip(before, self._contents(), strict=True):
-            new[: len(old)] = old
-        slots_fill(self._hash, len(self), self._slot)
+        words = 0
+        for first in range(0, len(kept), _MOVED_AT_ONCE):
+            own = kept[first : first + _MOVED_AT_ONCE]
+            to = slice(first, first + len(own))
+            end = words + np.cumsum(size[own], dtype=np.int64)
+            self._at[to] = end - size[own]
+            self._words[to], self._hash[to], self.meaning[to] = size[own], hash_[own], meaning[own]
+            self._next[to] = number[next_[own]]
+            from_ = np.repeat(at[own] - self._at[to], size[own]) + np.arange(words, end[-1])
+            self._arena[words : end[-1]] = arena[from_]
+            words = int(end[-1])
+        self._used[:3] = len(kept), words, number[last]
+        slots_fill(self._hash, len(kept), self._slot)
+
+
+_BARE = Record(0, -1, None, None)  # labels that come without headers mean the same in any record
 
 
 def resolve(
@@ -81,11 +123,19 @@ def resolve(
     record: NDArray[np.int32],
     entry: NDArray[np.int32],
     ask: Ask,
+    read: Callable[[int], Mapping[str, str] | None],
 ) -> NDArray[np.int32]:
     """Return the label set of each row, negative where only the reference can tell; asks it once for each new entry.
 
-    record int32[r], ascending, the record of each row; entry int32[r], the entry of its labels.
+    record int32[r], ascending, the record of each row; entry int32[r], the entry of its labels. `read` returns the labels
+    of an entry as the reference would, None where they are not plain: then the reference reads the whole record.
     """
+    new = np.unique(entry[labels.meaning[entry] == NEVER_SEEN]).tolist()
+    for number in new:
+        plain = read(number)
+        if plain is not None:
+            label_set = ask.label_set(_BARE, Sample(plain, 0, {}))
+            labels.meaning[number] = label_set if label_set >= 0 else REFERENCE
     fresh = np.flatnonzero(labels.meaning[entry] == NEVER_SEEN)
     if len(fresh):
         _, first = np.unique(entry[fresh], return_index=True)

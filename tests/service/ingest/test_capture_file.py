@@ -182,7 +182,7 @@ def test_the_breaker_sees_bad_lines_where_they_lie_among_the_records(tmp_path: P
     (part,) = parts(path)
     (batch,) = read_on(CaptureLog(TOPIC, path, part), None, 100)
     bench = Bench()
-    intake = Intake(bench.decoder, worker(configuration(), bench.label_sets), None)
+    intake = Intake(bench.decoder, worker(configuration(), bench.label_sets), configuration().ingest, None)
     letters = intake.take(batch, intake.decode(batch))
     assert letters.records == 8
     assert [place for place, _ in letters.poison()] == [1, 3, 4, 5, 7]

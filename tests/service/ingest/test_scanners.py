@@ -242,3 +242,47 @@ def test_damaged_messages_are_read_as_by_the_reference(format_name, data):
     twins = Twins()
     for _ in range(2):
         twins.same(records_of([*messages, *values, *messages]))
+
+
+UNUSUAL = (
+    "labels",
+    "kind",
+    "",
+    " ",
+    "N/A",
+    "null",
+    "é",
+    "a\u2028",
+    "\x7f",
+    7,
+    0,
+    -1,
+    1.5,
+    None,
+    True,
+    [],
+    "x" * 300,
+    "GPU-1",
+    "MIG-2",
+)
+
+
+@pytest.mark.parametrize("field", ["gpu", "uuid", "node", "mig_id", "pod", "team", "capacity_type"])
+def test_native_labels_of_any_kind_mean_what_the_reference_says(field):
+    twins = Twins()
+    plain = {"ts": 1_790_000_000, "gpu": "3", "node": "n1", "namespace": "N/A", "sm": 0.5}
+    for round_ in range(2):
+        for k, text in enumerate(UNUSUAL):
+            first = {"ts": plain["ts"], "sm": 0.5, field: text}
+            mixed = [plain | {field: text}, plain, first, plain | {field: text, "uuid": f"GPU-{round_}-{k}"}]
+            values = [json.dumps(row, ensure_ascii=k % 2 == 0, separators=(",", ":")).encode() for row in mixed]
+            values += [json.dumps(mixed).encode(), json.dumps([plain, {**plain, field: text}]).encode()]
+            twins.same(records_of(values))
+
+
+def test_new_plain_native_labels_need_no_reference():
+    twins = Twins()
+    rows = [{"ts": 1_790_000_000, "gpu": f"GPU-{i}", "node": f"n{i // 8}", "sm": 0.5} for i in range(100)]
+    records = records_of([json.dumps(row).encode() for row in rows])
+    twins.same(records[:1])
+    assert twins.plain_share(records, "native") == 1.0

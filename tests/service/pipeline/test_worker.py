@@ -281,8 +281,8 @@ def test_a_resumed_worker_remembers_only_label_sets_that_rows_wait_under():
         tested.ingest(one(label_sets, [i * 15], gpu(pod=f"p-{i}"), sm_active_ratio=0.5))
     tested.advance(frozenset(), lambda _: None)
     resumed = worker(configuration(), LabelSets(), tested.snapshot())
-    assert tested.label_set_count() == 50
-    assert 0 < resumed.label_set_count() < 6
+    assert tested.label_sets_known() == 50
+    assert 0 < resumed.label_sets_known() < 6
     assert state_hash(resumed.snapshot()) == state_hash(tested.snapshot())
 
 
