@@ -40,7 +40,7 @@ class Bench:
         records = [Record(self._offset + i, -1, None, json.dumps(value).encode()) for i, value in enumerate(values)]
         self._offset += len(records)
         batch = RecordBatch("t", 0, self._offset, records)
-        self.letters += self.intake.take(batch, self.intake.decode(batch))
+        self.letters += self.intake.take(batch, self.intake.decode(batch)).lines(value_bytes_max=100)
         if self.intake.knows_too_many():
             self.intake.forget_label_sets()
             self.forgot += 1
