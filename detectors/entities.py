@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.labels import LabelSet, LabelSets
+from detectors.labels import NOBODY, LabelSet, LabelSets
 from detectors.roster import Roster
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_array, texts_of, under
 from kernels.presence import holder_confirm, presence_add, presence_read
@@ -18,7 +18,6 @@ PLACEMENT = tuple(LabelSet._fields.index(name) for name in (
     "cluster", "region", "node", "gpu", "uuid", "mig_id", "mig_profile", "model", "instance_type", "capacity_type",
 ))  # fmt: skip
 ATTRIBUTION = tuple(LabelSet._fields.index(name) for name in ("namespace", "pod", "container", "job", "team"))
-_NOTHING = LabelSet()
 
 
 class Sighting(NamedTuple):
@@ -115,7 +114,7 @@ class Entities:
         admitted = fresh[: max(self._entities_max - known, 0)]
         self._ids.update(zip(admitted, count(known), strict=False))
         self.keys.extend(admitted)
-        self.labels.extend(repeat(_NOTHING, len(admitted)))
+        self.labels.extend(repeat(NOBODY, len(admitted)))
         self.state.grow(len(self.labels))
         self._places.grow(len(self.labels))
         return set(fresh[len(admitted) :])

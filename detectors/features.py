@@ -13,7 +13,7 @@ from kernels.activity import activity_select, signal_read
 from kernels.ewma import ewma_add
 from kernels.histogram import histogram_add, histogram_quantile
 from kernels.latest import latest_add, latest_read
-from kernels.window import BLOCK, window_add, window_mean, window_range, window_read
+from kernels.window import window_add, window_mean, window_range, window_read
 
 ACTIVITY = "activity_ratio"  # the best of SM, GR_ENGINE and UTIL that the GPU has
 IO = "io_bytes_per_s"  # PCIe both ways and NVLink
@@ -24,6 +24,7 @@ PANES = 5
 # Whose newest value somebody asks for: an exporter sends many more columns, and each would cost 16 bytes per GPU.
 LATEST = frozenset((ACTIVITY, "tensor_ratio", "power_watts", "fb_used_bytes", "fb_free_bytes", "fb_total_bytes"))
 _PANE_NS_MIN = 2 * 10**9  # numbers of shorter panes would not fit into 32 bits until 2100
+_FIRST_LOOK = 512  # entities of a column among which a value is nearly always found
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,6 @@ class Features:
 
     def __init__(self, required: Iterable[Feature], stale_ns: int, resume: Snapshot | None) -> None:
         self._stale_ns = stale_ns
-        self._block = np.empty(BLOCK)
         saved = under("latest.", resume)
         self._signal = StateArrays(_SIGNAL, saved)
         # Newest values by column, of those of LATEST that ever occurred.
@@ -154,7 +154,7 @@ class Features:
                 self._latest[name] = StateArrays(_LATEST, None)
                 self._latest[name].grow(len(self._signal))
             newest = self._latest[name]
-            latest_add(entity, time_ns, column[:, None], newest["value"][:, None], newest["time_ns"][:, None])
+            latest_add(entity, time_ns, column, newest["value"], newest["time_ns"])
         if any(name in columns for name in _TRAFFIC):
             folded[IO] = _io(columns, len(entity))
         for feature in self._required:
@@ -225,7 +225,7 @@ class Features:
             return np.full(len(self._signal), np.nan)
         out = np.empty(len(self._signal))
         state = self._states[feature]
-        window_mean(now_ns, _pane_ns(feature), state["pane"], state["count"], state["mean"], self._block, out)
+        window_mean(now_ns, _pane_ns(feature), state["pane"], state["count"], state["mean"], out)
         return out
 
     def ewma(self, feature: Ewma) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -279,7 +279,7 @@ def _latest_resumed(saved: Snapshot) -> dict[str, StateArrays]:
 
 def _any_value(value: NDArray[np.float64]) -> bool:
     """Tell whether any value is not NaN; the first few mostly settle it."""
-    return not (np.isnan(value[:BLOCK]).all() and np.isnan(value).all())
+    return not (np.isnan(value[:_FIRST_LOOK]).all() and np.isnan(value).all())
 
 
 def _pane_ns(feature: Window) -> int:

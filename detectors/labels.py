@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class LabelSet(NamedTuple):
@@ -43,12 +47,18 @@ class LabelSet(NamedTuple):
         return bool(self.pod or self.job or self.namespace)
 
 
+NOBODY = LabelSet()
+
+
 class LabelSets:
-    """Label sets seen by the decoder, each with a dense id. Arrival order decides the ids, so nothing durable may use them."""
+    """Label sets seen by the decoder, each with an id below `len`. Who came first decides the ids, and those of forgotten
+    label sets are given again, so nothing durable may use them.
+    """
 
     def __init__(self) -> None:
         self._sets: list[LabelSet] = []
         self._ids: dict[LabelSet, int] = {}
+        self._free: list[int] = []
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -56,12 +66,33 @@ class LabelSets:
     def __getitem__(self, label_set: int) -> LabelSet:
         return self._sets[label_set]
 
+    def known(self) -> int:
+        """Return how many are remembered."""
+        return len(self._ids)
+
     def intern(self, labels: LabelSet) -> int:
-        """Return the id of `labels`, a new one if they were never seen."""
+        """Return the id of `labels`, a free one if they are not remembered."""
         known = self._ids.get(labels)
         if known is not None:
             return known
-        fresh = len(self._sets)
+        if self._free:
+            fresh = self._free.pop()
+            self._sets[fresh] = labels
+        else:
+            fresh = len(self._sets)
+            self._sets.append(labels)
         self._ids[labels] = fresh
-        self._sets.append(labels)
         return fresh
+
+    def forget(self, used: NDArray[np.bool_]) -> None:
+        """Forget all but the used ones, bool[label sets]. Those who hold `frozen` still see the others."""
+        self._sets = self._sets.copy()
+        for label_set in np.flatnonzero(~used)[::-1].tolist():
+            if self._ids.get(self._sets[label_set]) == label_set:
+                del self._ids[self._sets[label_set]]
+                self._sets[label_set] = NOBODY
+                self._free.append(label_set)
+
+    def frozen(self) -> Sequence[LabelSet]:
+        """Return all by id; ids of today mean the same there whatever is forgotten later."""
+        return self._sets

@@ -12,22 +12,20 @@ from kernels._jit import kernel
 def latest_add(
     entity: NDArray[np.int32],
     time_ns: NDArray[np.int64],
-    values: NDArray[np.float64],
+    column: NDArray[np.float64],
     value: NDArray[np.float64],
     value_time_ns: NDArray[np.int64],
 ) -> None:
-    """Keep each column's newest value and its time.
+    """Keep each entity's newest value of a column and its time.
 
-    Rows   entity int32[n], time_ns int64[n], values float64[n, c], NaN = missing
-    State  value float64[m, c], NaN before the first; value_time_ns int64[m, c]
+    Rows   entity int32[n], time_ns int64[n], column float64[n], NaN = missing
+    State  value float64[m], NaN before the first; value_time_ns int64[m]
     """
     for i in range(entity.size):
         e = entity[i]
-        for c in range(values.shape[1]):
-            if np.isnan(values[i, c]) or time_ns[i] < value_time_ns[e, c]:
-                continue
-            value[e, c] = values[i, c]
-            value_time_ns[e, c] = time_ns[i]
+        if not np.isnan(column[i]) and time_ns[i] >= value_time_ns[e]:
+            value[e] = column[i]
+            value_time_ns[e] = time_ns[i]
 
 
 @kernel

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from kernels._jit import kernel
 
-BLOCK = 512  # entities whose figures stay in the first-level cache
-
 
 @kernel
 def window_add(
@@ -90,37 +88,42 @@ def window_read(
 ) -> None:
     """Read the window that ends at now_ns: the pane just before it and the others of the ring.
 
-    The window is a whole number of panes, so it reaches back between panes - 1 and panes pane lengths.
+    The window is a whole number of panes, so it reaches back between panes - 1 and panes pane lengths. Sums are taken in
+    the order of the ring, about one of the panes' means: two divisions an entity instead of two a pane, and what never
+    changes has exactly its value as mean and no variance.
 
     Parameters  now_ns, the end, not itself in the window; pane_ns, as in window_add
     State       as in window_add; only read
     Output      out_count int64[m]; out_duty float64[m], share of samples that were active; out_mean, out_variance
                 (population) float64[m]; all but the count NaN while the window is empty
-    Source      merging of panes: Chan, Golub, LeVeque 1979, equation 2.1
+    Source      the two-pass algorithm over groups: Chan, Golub, LeVeque 1983, doi:10.1080/00031305.1983.10483115
     """
     panes = pane.shape[1]
-    oldest = (now_ns - 1) // pane_ns - panes + 1
-    first = oldest % panes
+    newest = (now_ns - 1) // pane_ns
+    oldest = newest - panes + 1
     for e in range(pane.shape[0]):
-        n = 0
-        active_n = 0
-        m = 0.0
+        about = 0.0
+        for slot in range(panes):
+            about = mean[e, slot] if oldest <= pane[e, slot] <= newest else about
+        n = 0.0
+        active_n = 0.0
+        off = 0.0
+        for slot in range(panes):
+            held = oldest <= pane[e, slot] <= newest
+            added = np.float64(count[e, slot]) if held else 0.0
+            n += added
+            off += (mean[e, slot] - about) * added
+            active_n += np.float64(active[e, slot]) if held else 0.0
+        middle = about + off / n
         s = 0.0
-        for k in range(panes):
-            slot = first + k if first + k < panes else first + k - panes
-            if pane[e, slot] != oldest + k:
-                continue
-            added = count[e, slot]
-            delta = mean[e, slot] - m
-            total = n + added
-            m += delta * added / total
-            s += sum_sq_dev[e, slot] + delta * delta * n * added / total
-            n = total
-            active_n += active[e, slot]
-        out_count[e] = n
-        out_duty[e] = active_n / n if n else np.nan
-        out_mean[e] = m if n else np.nan
-        out_variance[e] = s / n if n else np.nan
+        for slot in range(panes):
+            held = oldest <= pane[e, slot] <= newest
+            delta = mean[e, slot] - middle
+            s += sum_sq_dev[e, slot] + delta * delta * np.float64(count[e, slot]) if held else 0.0
+        out_count[e] = np.int64(n)
+        out_duty[e] = active_n / n
+        out_mean[e] = middle
+        out_variance[e] = s / n
 
 
 @kernel
@@ -130,34 +133,28 @@ def window_mean(
     pane: NDArray[np.int32],
     count: NDArray[np.int32],
     mean: NDArray[np.float64],
-    total: NDArray[np.float64],
     out_mean: NDArray[np.float64],
 ) -> None:
-    """Read only the mean of the window that ends at now_ns: the same bits as window_read gives, in a third of its time.
-
-    Pane by pane over a block of entities, so that divisions do not wait for each other: 6 ns an entity instead of 13.
+    """Read only the mean of the window that ends at now_ns: the same bits as window_read gives, in half of its time.
 
     Parameters  now_ns, pane_ns, as in window_read
-    State       pane, count, mean as in window_add, only read; total float64[BLOCK], scratch
+    State       pane, count, mean as in window_add, only read
     Output      out_mean float64[m], NaN while the window is empty
     """
     panes = pane.shape[1]
-    oldest = (now_ns - 1) // pane_ns - panes + 1
-    for start in range(0, out_mean.size, BLOCK):
-        end = min(start + BLOCK, out_mean.size)
-        total[:] = 0.0
-        out_mean[start:end] = 0.0
-        for number in range(oldest, oldest + panes):
-            slot = number % panes
-            for e in range(start, end):
-                added = np.float64(count[e, slot]) if pane[e, slot] == number else 0.0
-                after = total[e - start] + added
-                step = (mean[e, slot] - out_mean[e]) * added / after
-                out_mean[e] += step if added > 0.0 else 0.0
-                total[e - start] = after
-        for e in range(start, end):
-            if total[e - start] == 0.0:
-                out_mean[e] = np.nan
+    newest = (now_ns - 1) // pane_ns
+    oldest = newest - panes + 1
+    for e in range(pane.shape[0]):
+        about = 0.0
+        for slot in range(panes):
+            about = mean[e, slot] if oldest <= pane[e, slot] <= newest else about
+        n = 0.0
+        off = 0.0
+        for slot in range(panes):
+            added = np.float64(count[e, slot]) if oldest <= pane[e, slot] <= newest else 0.0
+            n += added
+            off += (mean[e, slot] - about) * added
+        out_mean[e] = about + off / n
 
 
 @kernel
@@ -177,14 +174,13 @@ def window_range(
     Output      out_lowest, out_highest float64[m], NaN while the window is empty
     """
     panes = pane.shape[1]
-    oldest = (now_ns - 1) // pane_ns - panes + 1
-    first = oldest % panes
+    newest = (now_ns - 1) // pane_ns
+    oldest = newest - panes + 1
     for e in range(pane.shape[0]):
         low = np.inf
         high = -np.inf
-        for k in range(panes):
-            slot = first + k if first + k < panes else first + k - panes
-            if pane[e, slot] == oldest + k:
+        for slot in range(panes):
+            if oldest <= pane[e, slot] <= newest:
                 low = min(low, lowest[e, slot])
                 high = max(high, highest[e, slot])
         out_lowest[e] = low if low <= high else np.nan

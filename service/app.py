@@ -24,13 +24,15 @@ from service.alerting.route import receivers_for
 from service.clock import Clock
 from service.config import Configuration, settings_type
 from service.http import HttpServer
-from service.ingest.contract import DeadLetters, Source
-from service.ingest.dead_letter import Breaker, DeadLetterFile
+from service.ingest.breaker import Breaker
+from service.ingest.contract import Source
+from service.ingest.dead_letter import DeadLetterFile
 from service.ingest.decode import Decoder
 from service.ingest.fields import FieldTable
 from service.ingest.file_source import FileSource
 from service.ingest.kafka_dead_letters import DeadLetterTopic
 from service.ingest.kafka_source import KafkaSource
+from service.ingest.letters import DeadLetters
 from service.ingest.simulate.source import SimulateSource
 from service.logs import get_logger
 from service.metrics import register
@@ -49,6 +51,7 @@ from service.view import Publisher
 from service.watchdog import Watchdog
 
 STOP_DEADLINE_S = 8.0
+UNBOUNDED_BYTES = 1 << 62  # for a replay, whose letters are asked for, in one file
 
 log = get_logger(__name__)
 
@@ -121,27 +124,19 @@ class Pipeline:
         scanning: bool = True,
     ) -> None:
         """Without `scanning` the reference parser reads every record, with the same result."""
-        self._scanning = scanning
         self.settings = settings
         self.source = source
         self.clock = clock
         self.directory = Directory(PriceBook(settings.prices), settings.fleet.teams)
         self.fields = FieldTable.load()
-        self.intake, self.worker = self.rebuild(resume)
-        self.resumed = resume is not None
-        extras: Mapping[str, Any] = resume.extras if resume is not None else {}
-        self.breaker = Breaker(settings.ingest.dead_letter, extras.get("breaker"))
-
-    def rebuild(self, resume: Checkpoint | None) -> tuple[Intake, Worker]:
-        """Return a decoder and a worker that know what the checkpoint holds, and nothing else."""
-        settings = self.settings
         label_sets = LabelSets()
-        decoder = Decoder(settings.source.kafka.formats, settings.ingest, self.fields, label_sets, self._scanning)
+        decoder = Decoder(settings.source.kafka.formats, settings.ingest, self.fields, label_sets, scanning)
         arrays = resume.arrays if resume is not None else None
-        worker = Worker(settings, chosen_detectors(settings), self.directory, label_sets, arrays)
-        tallies = resume.extras.get("intake") if resume is not None else None
-        value_bytes_max = settings.ingest.dead_letter.value_bytes_max
-        return Intake(decoder, worker, value_bytes_max, tallies), worker
+        extras: Mapping[str, Any] = resume.extras if resume is not None else {}
+        self.worker = Worker(settings, chosen_detectors(settings), self.directory, label_sets, arrays)
+        self.intake = Intake(decoder, self.worker, settings.ingest, extras.get("intake"))
+        self.resumed = resume is not None
+        self.breaker = Breaker(settings.ingest.dead_letter, extras.get("breaker"))
 
     def loop(
         self,
@@ -161,7 +156,6 @@ class Pipeline:
             breaker=self.breaker,
             ahead=DecodingAhead(threaded=len(os.sched_getaffinity(0)) > 1),
             outlet=outlet,
-            rebuild=self.rebuild,
             store=store,
             observers=observers,
             clock=self.clock,
@@ -247,7 +241,8 @@ def replay_source(
 ) -> dict[str, Any]:
     """Run a finite source through the pipeline, fresh, into the folder `out`; return the summary."""
     recorder = Recorder(out, settings.fleet.tick_s, progress)
-    letters = DeadLetterFile(out / "dead_letters.ndjson", settings.ingest.dead_letter, 0)
+    kept = settings.ingest.dead_letter.model_copy(update={"bytes_max": UNBOUNDED_BYTES})
+    letters = DeadLetterFile(out / "dead_letters.ndjson", kept, 0)
     pipeline = Pipeline(settings, source, None, clock)
     loop = pipeline.loop(letters, recorder, None, [recorder], threading.Event())
     try:

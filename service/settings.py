@@ -155,8 +155,10 @@ class DeadLetterSettings(Section):
     """Topic, with kind: kafka; it must exist."""
     value_bytes_max: Annotated[int, Field(ge=0, le=1 << 20)] = 4096
     """How much of a rejected value is kept; its SHA-256 is of the whole."""
-    file_bytes_max: Annotated[int, Field(ge=1 << 12)] = 1 << 30
-    """With kind: file, the service stops when the file would grow past this: nothing is dropped silently."""
+    bytes_max: Annotated[int, Field(ge=1 << 27)] = 1 << 30
+    """With kind: file, most bytes of all files of letters together; at an eighth of it a file is followed by the next."""
+    when_full: Literal["pause", "drop_oldest"] = "pause"
+    """At bytes_max: drop the oldest file, or, an eighth earlier, pause reading until files are moved away."""
     breaker_ratio_max: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The breaker opens when more than this share of the last breaker_window_records of a partition was rejected."""
     breaker_window_records: Annotated[int, Field(ge=10, le=1_000_000)] = 1000
@@ -190,8 +192,8 @@ class IngestSettings(Section):
     """Rows waiting for their tick; at the limit the partitions that are ahead are paused."""
     dead_letter: DeadLetterSettings = DeadLetterSettings()
     """Rejected records."""
-    label_sets_max: Annotated[int, Field(ge=1000)] = 1_000_000
-    """Distinct label sets remembered; beyond, those that no waiting row has are forgotten, since pods come and go."""
+    label_sets_unused_max: Annotated[int, Field(ge=1000, le=10_000_000)] = 50_000
+    """Label sets learned beyond those in use until the unused ones are forgotten: pods come and go, so do made-up ids."""
     labels: dict[str, str] = {}
     """Labels for samples that lack them, e.g. {cluster: east-1, region: us-east-1}."""
 

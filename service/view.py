@@ -190,6 +190,9 @@ class ServiceStatus:
     records: Mapping[str, int] = field(default_factory=dict)  # by RECORD_OUTCOMES
     samples: Mapping[str, int] = field(default_factory=dict)  # by SAMPLE_OUTCOMES
     dead_letters: Mapping[str, int] = field(default_factory=dict)  # by REASONS
+    dead_letter_bytes: int = 0  # in files that are still there
+    dead_letter_bytes_max: int = 0  # 0: kept where we set no limit
+    dead_letters_dropped: int = 0  # with the oldest files, to make room
     partitions: tuple[PartitionStatus, ...] = ()
     watermark_ns: int | None = None  # event time up to which every partition was read
     pending_rows: int = 0  # rows waiting for their tick

@@ -1,4 +1,4 @@
-"""What ingest promises: sources hand over records, formats read them, dead letters keep what could not be read."""
+"""What ingest promises: sources hand over records, formats read them, and what is bad has one of a few reasons."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ REASONS: tuple[str, ...] = (
     "future",  # later than its own record's timestamp plus future_max_s
     "entities_max",  # a new GPU beyond the limit
     "corrupt_batch",  # a Kafka record batch that fails its checksum or its structure
+)
+MALFORMED, LATE, ENTITIES_MAX, CORRUPT_BATCH = map(
+    REASONS.index, ("malformed", "late", "entities_max", "corrupt_batch")
 )
 
 
@@ -172,42 +175,13 @@ class Format(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A rejected record: where it lay, why, and what it was. One letter a record, however many of its samples are bad."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    detail: str
-    rejected_samples: int
-    sha256: str
-    value: bytes | None
-    timestamp_ms: int
-
-
-class DeadLetters(Protocol):
-    """Where rejected records go. A letter is durable once `flush` returned; only then may a checkpoint pass its offset."""
-
-    def write(self, letters: Sequence[DeadLetter]) -> None:
-        """Take the letters, in order. Raises Unavailable when they cannot be kept."""
-        ...
-
-    def flush(self) -> int:
-        """Make all letters durable and return the position to resume from (bytes of a file, 0 for a topic)."""
-        ...
-
-    def close(self) -> None:
-        """Flush and leave."""
-        ...
-
-
 __all__ = [
+    "CORRUPT_BATCH",
+    "ENTITIES_MAX",
+    "LATE",
+    "MALFORMED",
     "REASONS",
     "Corrupt",
-    "DeadLetter",
-    "DeadLetters",
     "Format",
     "Gap",
     "Parsed",

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
 from detectors.labels import LabelSet, LabelSets
 from service.errors import PoisonRecord
-from service.ingest.contract import Corrupt, DeadLetter, Record, RecordBatch, Sample
+from service.ingest.contract import Record, RecordBatch, Sample
 from service.ingest.fields import FieldTable, Lookup, Metric, choose
 from service.ingest.known_labels import NO_GPU, TOO_LONG, KnownLabels, Pairs
 from service.ingest.label_columns import Columns
@@ -37,40 +38,25 @@ OUTCOMES: tuple[str, ...] = (
 
 _EARLIEST_NS = 1_420_070_400 * 10**9  # 2015
 _LATEST_NS = 4_102_444_800 * 10**9  # 2100
-_DETAIL_CHARS_MAX = 300
+
+
+class Rejected(NamedTuple):
+    """A record of which something is bad: its index in the batch, what was wrong with it first, and in how many samples."""
+
+    record: int
+    reason: str
+    detail: str
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What became of a RecordBatch: its rows, letters for what is bad, and counts by OUTCOMES."""
+    """What became of a RecordBatch: its records as they were read, their rows, what is bad by record, counts by OUTCOMES."""
 
+    records: Records
     batch: EventBatch
-    letters: list[DeadLetter]
+    rejected: list[Rejected]
     outcomes: Counter[str]
-
-
-def make_letter(
-    record: Record,
-    topic: str,
-    partition: int,
-    reason: str,
-    detail: str,
-    count: int,
-    value_bytes_max: int,
-) -> DeadLetter:
-    """Return the dead letter of a record; the value is cut at `value_bytes_max`, its hash is of the whole."""
-    value = record.value
-    return DeadLetter(
-        topic=topic,
-        partition=partition,
-        offset=record.offset,
-        reason=reason,
-        detail=detail if len(detail) <= _DETAIL_CHARS_MAX else detail[: _DETAIL_CHARS_MAX - 1] + "…",
-        rejected_samples=count,
-        sha256="" if value is None else sha256(value).hexdigest(),
-        value=None if value is None else value[:value_bytes_max],
-        timestamp_ms=record.timestamp_ms,
-    )
 
 
 class Decoder:
@@ -102,13 +88,16 @@ class Decoder:
         )
 
     def decode(self, batch: RecordBatch) -> Decoded:
-        """Decode all records, in order. Bad bytes raise nothing; they end in the letters.
+        """Decode all records, in order. Bad bytes raise nothing; they end among the rejected.
 
-        What is plain is scanned; every other record goes to the reference parser, which says what it is.
+        What is plain is scanned; every other record goes to the reference parser, which says what it is. Offsets that could
+        not be read count as rejected; they have no record.
         """
         rows = Rows()
         outcomes: Counter[str] = Counter()
-        letters = [self._letter_of_corrupt(batch, corrupt, outcomes) for corrupt in batch.corrupt]
+        for corrupt in batch.corrupt:
+            outcomes["rejected"] += corrupt.next_offset - corrupt.first_offset
+        rejected: list[Rejected] = []
         records = Records.of(batch.records)
         scanned = self._scanning.scan(batch.topic, records) if self._scanning is not None else None
         others = range(len(records)) if scanned is None else np.flatnonzero(~scanned.plain).tolist()
@@ -117,18 +106,24 @@ class Decoder:
             reading = _Reading(record, rows, outcomes, self._latest_ns(record))
             outcomes[self._record(reading, batch.topic)] += 1
             if reading.rejected:
-                letters.append(self._letter(reading, batch))
+                rejected.append(Rejected(i, reading.reason, reading.detail, reading.rejected))
         read = rows.event_batch(batch)
         if scanned is None or not scanned.plain.any():
-            return Decoded(read, letters, outcomes)
+            return Decoded(records, read, rejected, outcomes)
         outcomes.update({name: number for name, number in scanned.counts.items() if number})
-        return Decoded(with_scanned(read, scanned, records.offset), letters, outcomes)
+        return Decoded(records, with_scanned(read, scanned, records.offset), rejected, outcomes)
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget which labels mean others than these label sets, bool[label sets]. What was decoded must be taken in."""
+        self._labels.forget(used)
+        if self._scanning is not None:
+            self._scanning.forget_label_sets(used)
 
     def _label_set_of(self, record: Record, sample: Sample) -> int:
-        return self._labels.meaning(sample.labels, self._defaults_with(record))
+        return self._labels.meant(sample.labels, self._defaults_with(record))
 
     def _label_sets_of(self, measurement: str, names: Sequence[str], columns: Columns) -> list[int]:
-        return self._labels.meanings(measurement, names, columns, self._defaults)
+        return self._labels.meant_by_columns(measurement, names, columns, self._defaults)
 
     def _record(self, reading: _Reading, topic: str) -> str:
         """Decode one record and return its outcome."""
@@ -228,23 +223,6 @@ class Decoder:
         if record.timestamp_ms < 0:
             return _LATEST_NS
         return min(_LATEST_NS, record.timestamp_ms * 1_000_000 + self._future_ns + 1)
-
-    def _letter(self, reading: _Reading, batch: RecordBatch) -> DeadLetter:
-        kept = self._settings.dead_letter.value_bytes_max
-        record, reason, detail, count = (
-            reading.record,
-            reading.reason,
-            reading.detail,
-            reading.rejected,
-        )
-        return make_letter(record, batch.topic, batch.partition, reason, detail, count, kept)
-
-    def _letter_of_corrupt(self, batch: RecordBatch, corrupt: Corrupt, outcomes: Counter[str]) -> DeadLetter:
-        lost = corrupt.next_offset - corrupt.first_offset
-        outcomes["rejected"] += lost
-        detail = f"offsets {corrupt.first_offset} to {corrupt.next_offset - 1}: {corrupt.detail}"
-        nothing = Record(corrupt.first_offset, -1, None, None)
-        return make_letter(nothing, batch.topic, batch.partition, "corrupt_batch", detail, lost, 0)
 
 
 class _Reading:

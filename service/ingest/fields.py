@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase, translate
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import translate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +14,14 @@ import yaml
 from detectors.columns import COLUMNS, INDEX
 from detectors.labels import LabelSet
 from service.errors import ConfigError, ConfigProblem
+from service.ingest.label_reading import HOLDER_FIELDS, Context, Reading, first_of, fits, reading_of
 from service.ingest.reading import MEASUREMENT
 
 TABLE_FILE = Path(__file__).with_name("fields.yaml")
 _NEVER = float("inf")
 _CACHE_MAX = 1 << 14  # names and measurements come from outside: neither cache may grow with them
-HOLDER_FIELDS = ("namespace", "pod", "container")
+_READINGS_MAX, _NAMES_MAX = 1 << 10, 64  # what is left of the table, for so many sets of so many names at most
+_TEXTS_MAX = 1 << 16
 UUID_PREFIXES = ("GPU-", "MIG-")
 
 
@@ -77,14 +79,6 @@ class Lookup(dict[str, Entry]):
         return entry
 
 
-class _Context(NamedTuple):
-    """How the labels of some measurement are read."""
-
-    aliases: Mapping[str, tuple[str, ...]]
-    holders: tuple[Mapping[str, Any], ...]
-    lone_gpu_is_uuid: bool
-
-
 class FieldTable:
     """The table, ready to be asked. Immutable but for its caches; give every decoder its own."""
 
@@ -101,11 +95,13 @@ class FieldTable:
         self._last_resort = {name: tuple(aliases) for name, aliases in table["last_resort"].items()}
         self.exporters = tuple(table["exporters"])
         self.spellings: Mapping[str, Mapping[str, str]] = table["spellings"]
-        self._general = _Context(_aliases(table["labels"], problems), tuple(table["holders"]), False)
+        self._general = Context(_aliases(table["labels"], problems), tuple(table["holders"]), False)
         self._contexts = {name: self._context(given, problems) for name, given in table["contexts"].items()}
         if problems:
             raise ConfigError(problems)
         self._measured: dict[str, Lookup] = {}
+        self._readings: dict[tuple[int, tuple[str, ...]], Reading] = {}
+        self._texts: dict[str, str] = {}
 
     @classmethod
     def load(cls, path: Path = TABLE_FILE) -> FieldTable:
@@ -136,47 +132,68 @@ class FieldTable:
 
     def label_set(self, raw: Mapping[str, str], defaults: Mapping[str, str]) -> LabelSet:
         """Return the label set that raw labels mean; `defaults` (by field name) fill what is missing."""
-        context = self._contexts.get(raw.get(MEASUREMENT, ""), self._general)
+        reading = self._reading(raw.get(MEASUREMENT, ""), tuple(raw))
         folded: dict[str, str] = {}
-        for name, value in sorted(raw.items()):  # sorted: of two spellings of a name the same one always counts
+        for name, lowered in reading.names:
+            value = raw[name]
             if value and value not in self.blank_texts:
-                folded.setdefault(name.lower(), value)
-        found = _first_of(context.aliases, folded)
-        found.update(self._holder(context, folded))
+                folded.setdefault(lowered, value)
+        found = first_of(reading.aliases, folded)
+        found.update(self._holder(reading.holders, folded))
         if not found.get("uuid") and found.get("gpu", "").startswith(UUID_PREFIXES):
             found["uuid"] = found.pop("gpu")
         for name, value in defaults.items():
             found.setdefault(name, value)
-        for name, value in _first_of(self._last_resort, folded).items():
+        for name, value in first_of(reading.last_resort, folded).items():
             found.setdefault(name, value)
-        if context.lone_gpu_is_uuid and not found.get("uuid") and not found.get("node") and "gpu" in found:
+        if reading.lone_gpu_is_uuid and not found.get("uuid") and not found.get("node") and "gpu" in found:
             found["uuid"] = found.pop("gpu")
         for name in self.spellings:
             if name in found:
                 found[name] = self.spelled(name, found[name])
-        return LabelSet(**found)
+        uuid = found.pop("uuid", "")
+        return LabelSet(**dict(zip(found, self.shared(list(found.values())), strict=True)), uuid=uuid)
 
     def spelled(self, name: str, text: str) -> str:
         """Return the one spelling of a label of which there are several."""
         word = text.lower().replace("_", "-")
         return str(self.spellings[name].get(word, word))
 
-    def _holder(self, context: _Context, folded: Mapping[str, str]) -> dict[str, str]:
+    def shared(self, texts: Sequence[str]) -> list[str]:
+        """Return equal texts that were met before, so that a thousand GPUs of a namespace hold its name once."""
+        if len(self._texts) + len(texts) > _TEXTS_MAX:
+            self._texts.clear()
+        return list(map(self._texts.setdefault, texts, texts))
+
+    def _reading(self, measurement: str, names: tuple[str, ...]) -> Reading:
+        """Return what is left of the table for labels of these names: of a hundred spellings a handful."""
+        context = self._contexts.get(measurement, self._general)
+        known = self._readings.get((id(context), names))
+        if known is not None:
+            return known
+        reading = reading_of(context, self._last_resort, names)
+        if len(names) <= _NAMES_MAX:
+            if len(self._readings) >= _READINGS_MAX:
+                self._readings.clear()
+            self._readings[id(context), names] = reading
+        return reading
+
+    def _holder(self, holders: Iterable[Mapping[str, Any]], folded: Mapping[str, str]) -> dict[str, str]:
         """Return namespace, pod and container of whoever has the GPU, and nothing where that is the exporter."""
-        for family in context.holders:
+        for family in holders:
             holder = {name: folded[family[name]] for name in HOLDER_FIELDS if family[name] in folded}
             if not holder:
                 continue
-            if not any(_fits(exporter, holder) for exporter in self.exporters):
+            if not any(fits(exporter, holder) for exporter in self.exporters):
                 return holder
             if family.get("final"):
                 break
         return {}
 
-    def _context(self, given: Mapping[str, Any], problems: list[ConfigProblem]) -> _Context:
+    def _context(self, given: Mapping[str, Any], problems: list[ConfigProblem]) -> Context:
         aliases = {**self._general.aliases, **_aliases(given.get("labels", {}), problems)}
         holders = tuple(given.get("holders", self._general.holders))
-        return _Context(aliases, holders, bool(given.get("lone_gpu_is_uuid")))
+        return Context(aliases, holders, bool(given.get("lone_gpu_is_uuid")))
 
     def _lookups(self, sources: Mapping[str, Any], problems: list[ConfigProblem]) -> tuple[Lookup, dict[str, Lookup]]:
         everywhere: dict[str, Entry] = {}
@@ -242,20 +259,6 @@ def _aliases(given: Mapping[str, Iterable[str]], problems: list[ConfigProblem]) 
     ]
     lowered = {name: [alias.lower() for alias in aliases] for name, aliases in given.items()}
     return {name: (*(f"exported_{alias}" for alias in aliases), *aliases) for name, aliases in lowered.items()}
-
-
-def _first_of(aliases: Mapping[str, tuple[str, ...]], folded: Mapping[str, str]) -> dict[str, str]:
-    found = {}
-    for name, spellings in aliases.items():
-        for spelling in spellings:
-            if spelling in folded:
-                found[name] = folded[spelling]
-                break
-    return found
-
-
-def _fits(patterns: Mapping[str, str], holder: Mapping[str, str]) -> bool:
-    return all(fnmatchcase(holder.get(name, ""), pattern) for name, pattern in patterns.items())
 
 
 def _pattern(globs: Iterable[str]) -> re.Pattern[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple
 
 import structlog
 from kafka import KafkaProducer
@@ -11,18 +11,27 @@ from kafka.errors import KafkaError
 
 from service.clock import Clock
 from service.errors import Unavailable
-from service.ingest.contract import DeadLetter
-from service.ingest.dead_letter import letter_json
+from service.ingest.contract import REASONS
 from service.ingest.kafka_client import Backoff, built, client_arguments
+from service.ingest.letters import Letters, Room
 from service.settings import DeadLetterSettings, KafkaSettings
 
 SEND_TIMEOUT_MS = 10_000
 FLUSH_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 1.0
 UNFLUSHED_MAX = 10_000
+UNFLUSHED_BYTES_MAX = 32 << 20
 VALUE_BYTES_MAX = 512 << 10  # in base64 it fits into the 1 MiB that a broker takes unless told otherwise
 
 _log = structlog.get_logger(__name__)
+
+
+class _Message(NamedTuple):
+    """A letter as it is sent: what it was made from may be gone."""
+
+    key: bytes
+    value: bytes
+    reason: bytes
 
 
 class DeadLetterTopic:
@@ -38,14 +47,26 @@ class DeadLetterTopic:
         self._arguments = client_arguments(kafka) | _producer_arguments()
         self._backoff = Backoff(clock)
         self._producer: Any = None
-        self._unsent: list[DeadLetter] = []
-        self._sent: list[tuple[DeadLetter, Any]] = []
+        self._unsent: deque[_Message] = deque()
+        self._sent: deque[tuple[_Message, Any]] = deque()
+        self._unflushed_bytes = 0
 
-    def write(self, letters: Sequence[DeadLetter]) -> None:
-        """Take all the letters, or none and raise Unavailable: every UNFLUSHED_MAX the broker has to answer first."""
-        if len(self._unsent) + len(self._sent) >= UNFLUSHED_MAX:
+    def write(self, letters: Letters) -> None:
+        """Take all the letters, or none and raise Unavailable: before more are taken the broker has to answer for many.
+
+        What waits is bounded by UNFLUSHED_MAX letters or UNFLUSHED_BYTES_MAX, and those of one batch on top.
+        """
+        if len(self._unsent) + len(self._sent) >= UNFLUSHED_MAX or self._unflushed_bytes >= UNFLUSHED_BYTES_MAX:
             self.flush()
-        self._unsent.extend(letters)
+        place = f"{letters.topic}-{letters.partition}-"
+        lines = letters.lines(min(self._settings.value_bytes_max, VALUE_BYTES_MAX))
+        for offset, reason, line in zip(letters.offset.tolist(), letters.reason.tolist(), lines, strict=True):
+            self._unsent.append(_Message(f"{place}{offset}".encode(), line.encode("ascii"), REASONS[reason].encode()))
+            self._unflushed_bytes += len(line)
+
+    def room(self) -> Room:
+        """Return that the topic is the broker's to limit."""
+        return Room()
 
     def flush(self) -> int:
         """Send what was not sent and wait for the acknowledgements. Returns 0; raises Unavailable."""
@@ -63,6 +84,7 @@ class DeadLetterTopic:
                 retry_after_s=self._backoff.grow(),
             ) from error
         self._sent.clear()
+        self._unflushed_bytes = 0
         self._backoff.reset()
         return 0
 
@@ -78,19 +100,15 @@ class DeadLetterTopic:
             self._backoff.check(self._where)
             self._producer = built(KafkaProducer, self._arguments)
         while self._unsent:
-            letter = self._unsent[0]
+            message = self._unsent[0]
             future = self._producer.send(
-                self._settings.topic,
-                key=f"{letter.topic}-{letter.partition}-{letter.offset}".encode(),
-                value=letter_json(letter, min(self._settings.value_bytes_max, VALUE_BYTES_MAX)),
-                headers=[("reason", letter.reason.encode())],
+                self._settings.topic, key=message.key, value=message.value, headers=[("reason", message.reason)]
             )
-            self._sent.append((letter, future))
-            del self._unsent[0]
+            self._sent.append((message, future))
+            self._unsent.popleft()
 
     def _start_over(self) -> None:
-        unacknowledged = [letter for letter, future in self._sent if not future.succeeded()]
-        self._unsent = unacknowledged + self._unsent
+        self._unsent.extendleft(message for message, future in reversed(self._sent) if not future.succeeded())
         self._sent.clear()
         self._drop_producer()
 

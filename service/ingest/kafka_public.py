@@ -1,8 +1,9 @@
 """Records one by one through the client's public interface: slow, for when its inside is not what our seam relies on.
 
 Whatever the client cannot unpack it raises, without a place, and from then on its poll spins for ever: behind such an
-answer lies a dead generator that it goes on asking. So a consumer that raised is given up. A second one, without a group,
-looks for the place first, and the next consumer steps over it.
+answer lies a dead generator that it goes on asking, until it finds the position to be another one. So a second consumer,
+without a group, looks for the place, and the first lets go of its answers and steps over it. Where no place is found the
+first consumer is given up: then nobody knows what ails it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from kafka.structs import TopicPartition as KafkaPartition
 from service.ingest.contract import Corrupt, Record, TopicPartition
 from service.ingest.kafka_client import built, client_arguments
 from service.ingest.kafka_codecs import EXPANDED_BYTES_MAX
-from service.ingest.kafka_group import fetch_arguments
+from service.ingest.kafka_fetch import RawBatches
+from service.ingest.kafka_group import at_once, fetch_arguments
 from service.ingest.kafka_reading import Reading
 from service.ingest.records import RecordBlock, block_of
 from service.settings import KafkaSettings
@@ -34,13 +36,14 @@ HANDED_BYTES_MAX = EXPANDED_BYTES_MAX  # of one partition at once, as on the raw
 SKIPS_MAX = 1_000  # remembered over rebuilds; one that was dropped is found again
 PROBE_WAIT_MS = 2_000
 ASK_TIMEOUT_MS = 5_000
+BATCH_POLLS_MAX = 5  # the same bytes have to come twice
 _UNPACKING = (KafkaError, CorruptRecordError, UnsupportedCodecError)
 
 _log = structlog.get_logger(__name__)
 
 
 class Unreadable(KafkaError):  # type: ignore[misc]
-    """The client raised while it unpacked records; it may not be asked again."""
+    """The client raised while it unpacked records, and no record that can be named is the reason; it may not be asked again."""
 
 
 class Skips:
@@ -64,10 +67,14 @@ class Skips:
 class PublicRecords(Reading):
     """Reads through `consumer.poll()` as anybody may. Keeps its promises, but for bounded decompression."""
 
-    def __init__(self, consumer: Any, settings: KafkaSettings, skips: Skips) -> None:
+    def __init__(
+        self, consumer: Any, settings: KafkaSettings, skips: Skips, knows_batches: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`knows_batches` tells whether the seam may be used on a second consumer, to see where a bad batch ends."""
         super().__init__(consumer)
         self._settings = settings
         self._skips = skips
+        self._knows_batches = knows_batches
 
     def poll(self, timeout_ms: int) -> Mapping[Any, list[RecordBlock | Corrupt]]:
         """Return what was fetched. Raises Unreadable, after which this consumer must be closed."""
@@ -79,11 +86,44 @@ class PublicRecords(Reading):
         except (OffsetOutOfRangeError, LogTruncationError):
             raise
         except Exception as error:
-            # Decompressors raise what they like, MemoryError included.
-            if isinstance(error, KafkaError) and type(error) not in _UNPACKING:
+            if not _while_unpacking(error):
                 raise
-            raise self._located(error) from error
+            return self._over_what_raised(error)
         return self._taken(polled)
+
+    def _over_what_raised(self, error: Exception) -> dict[Any, list[RecordBlock | Corrupt]]:
+        """Step over what cannot be read at the positions; if all can be, raise: never something retriable."""
+        what = f"{type(error).__name__}: {error}"
+        try:
+            found = self._locate(what)
+            if found:
+                self._let_go_of_answers()
+        except (KafkaError, OSError, RuntimeError) as failed:
+            trouble = f"{what}; looking for the place: {type(failed).__name__}: {failed}"
+            raise Unreadable(trouble) from error
+        if not found:
+            raise Unreadable(f"{what}; read again, it is not so") from error
+        return self._step_over_known()
+
+    def _let_go_of_answers(self) -> None:
+        """Make the client drop all answers that it has, the dead one among them: none is for the position after this one.
+
+        What this poll may bring for those positions, be it an error, is dropped too when we return to where we are.
+        """
+        reading = [
+            partition for partition in self.positions if KafkaPartition(*partition) not in self.consumer.paused()
+        ]
+        for partition in reading:
+            at_once(self.consumer.seek, partition, self.positions[partition] + 1)
+        try:
+            self.consumer.poll(timeout_ms=0)
+        except (OffsetOutOfRangeError, LogTruncationError):
+            pass
+        except Exception as error:
+            if not _while_unpacking(error):
+                raise
+        for partition in reading:
+            at_once(self.consumer.seek, partition, self.positions[partition])
 
     def _step_over_known(self) -> dict[Any, list[RecordBlock | Corrupt]]:
         stepped: dict[Any, list[RecordBlock | Corrupt]] = {}
@@ -123,24 +163,20 @@ class PublicRecords(Reading):
             self.begin(partition, records[count].offset)
         return block_of(records[:count])
 
-    def _located(self, error: Exception) -> Unreadable:
-        """Look for unreadable places at the positions, and return what is to be raised: never something retriable."""
-        what = f"{type(error).__name__}: {error}"
-        try:
-            found = self._found(what)
-        except (KafkaError, OSError, RuntimeError) as failed:
-            return Unreadable(f"{what}; looking for the place: {type(failed).__name__}: {failed}")
-        return Unreadable(f"{what}; in {found} partitions it is so each time")
-
-    def _found(self, what: str) -> int:
+    def _locate(self, what: str) -> int:
+        """Take note of what cannot be read at the positions, and return how much. Paused partitions were not asked for."""
         found = 0
+        paused = self.consumer.paused()
         with _Probe(self._settings) as probe:
             for partition, offset in self.positions.items():
-                corrupt = _unreadable_at(probe, KafkaPartition(*partition), offset, what)
-                if corrupt is not None:
-                    self._skips.note(partition, corrupt)
-                    found += 1
-                    _log.error("records cannot be unpacked", **partition._asdict(), **corrupt._asdict())
+                there = KafkaPartition(*partition)
+                if there in paused or offset >= probe.end(there) or probe.reads(there, offset):
+                    continue
+                corrupt = probe.batch_at(there, offset, what) if self._knows_batches() else None
+                corrupt = corrupt or _unreadable_at(probe, there, offset, what)
+                self._skips.note(partition, corrupt)
+                found += 1
+                _log.error("records cannot be unpacked", **partition._asdict(), **corrupt._asdict())
         return found
 
 
@@ -184,21 +220,43 @@ class _Probe:
             consumer.poll(timeout_ms=PROBE_WAIT_MS, max_records=1)
         except Exception as error:
             self.close()
-            if isinstance(error, KafkaError) and type(error) not in _UNPACKING:
+            if not _while_unpacking(error):
                 raise
             return False
         return True
 
+    def batch_at(self, there: Any, offset: int, detail: str) -> Corrupt | None:
+        """Return the rest of the batch that `offset` lies in, from the batch's own header, or None if that can be read."""
+        self.close()
+        reading = RawBatches(self.consumer())
+        self.consumer().assign([there])
+        reading.begin(TopicPartition(*there), offset)
+        try:
+            for _ in range(BATCH_POLLS_MAX):
+                items = reading.poll(PROBE_WAIT_MS).get(there)
+                if items:
+                    first = items[0]
+                    if isinstance(first, Corrupt) and first.first_offset == offset:
+                        return first._replace(detail=detail)
+                    return None
+        finally:
+            self.close()
+        return None
 
-def _unreadable_at(probe: _Probe, there: Any, offset: int, detail: str) -> Corrupt | None:
-    """Return the stretch from `offset` on that cannot be read, found in steps that double and then halve.
 
-    A batch may hold a million offsets, so they are not tried one by one. The price: readable records between two bad
-    batches may be stepped over with them, named in the Corrupt; nothing is ever left out without a name.
+def _while_unpacking(error: Exception) -> bool:
+    """Tell whether records were the trouble: decompressors raise what they like, MemoryError included."""
+    return not isinstance(error, KafkaError) or type(error) in _UNPACKING
+
+
+def _unreadable_at(probe: _Probe, there: Any, offset: int, detail: str) -> Corrupt:
+    """Return the stretch that cannot be read from `offset` on, which cannot be, found in steps that double and then halve.
+
+    For a client whose inside is not known: a batch may hold a million offsets, so they are not tried one by one. The
+    price: readable records between two bad batches may be stepped over with them, named in the Corrupt; nothing is ever
+    left out without a name.
     """
     end = probe.end(there)
-    if offset >= end or probe.reads(there, offset):
-        return None
     bad, good, step = offset, end, 1
     while bad + step < good:
         if probe.reads(there, bad + step):

@@ -23,6 +23,7 @@ from service.ingest.kafka_batches import CONTROL, CRC_FROM, TRANSACTIONAL
 from service.ingest.kafka_fetch import RawBatches
 from service.ingest.kafka_public import PublicRecords, Skips
 from service.ingest.kafka_reading import Reading
+from service.ingest.kafka_sockets import read_more_at_once
 from service.ingest.records import Records
 from service.settings import KafkaSettings
 
@@ -41,9 +42,10 @@ def reading_of(consumer: Any, settings: KafkaSettings, skips: Skips) -> Reading:
     """Return what reads from `consumer`: whole batches where that is wanted and works, else record by record."""
     problem = raw_problem(settings)
     if problem is None:
+        read_more_at_once()
         return RawBatches(consumer)
     _say(problem)
-    return PublicRecords(consumer, settings, skips)
+    return PublicRecords(consumer, settings, skips, lambda: seam_problem() is None)
 
 
 def raw_problem(settings: KafkaSettings) -> str | None:

@@ -9,7 +9,8 @@ from itertools import repeat
 from typing import NamedTuple
 
 from detectors.labels import LabelSet
-from service.ingest.fields import HOLDER_FIELDS, UUID_PREFIXES, FieldTable
+from service.ingest.fields import UUID_PREFIXES, FieldTable
+from service.ingest.label_reading import HOLDER_FIELDS
 
 Columns = Sequence[Sequence[str]]
 
@@ -85,7 +86,7 @@ class LabelColumns:
             elif name in self._fields.spellings:
                 fields.append([self._fields.spelled(name, text) for text in columns[source]])
             else:
-                fields.append(columns[source])
+                fields.append(columns[source] if name == "uuid" else self._fields.shared(columns[source]))
         return fields
 
     def _plan(

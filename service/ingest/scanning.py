@@ -53,6 +53,11 @@ class Scanning:
                 return better.scan(records, self._asking(topic, better))
         return self._teach(topic, scanner, records, others) or scanned
 
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget which labels mean others than these label sets, bool[label sets]."""
+        for scanner in self._scanners.values():
+            scanner.forget_label_sets(used)
+
     def _teach(self, topic: str, scanner: Scanner, records: Records, others: NDArray[np.int64]) -> Scanned | None:
         """Let the scanner learn from a few records that it could not read; scan again if it did."""
         learned = False

@@ -214,6 +214,20 @@ def _read(status: ServiceStatus) -> Iterator[Metric]:
         zeros(REASONS) | dict(status.dead_letters),
         "reason",
     )
+    yield one(
+        "dead_letter_bytes", "Size of the files of dead letters, of those not moved away.", status.dead_letter_bytes
+    )
+    yield one(
+        "dead_letter_bytes_max",
+        "Most that they may have (ingest.dead_letter.bytes_max), 0 without such a limit. When less than an eighth is left, "
+        "reading waits until files are moved away, or the oldest is dropped.",
+        status.dead_letter_bytes_max,
+    )
+    yield count(
+        "dead_letters_dropped_total",
+        "Letters lost with the oldest files (ingest.dead_letter.when_full: drop_oldest). Moving: move files away sooner.",
+        {"": status.dead_letters_dropped},
+    )
     yield count(
         "data_gap_records_total",
         "Records that the log had lost (retention, truncation) before they were read. Moving: the logs name the "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +48,9 @@ class Admission:
         known = self._by_label_set("room")
         room = known[label_set]
         if not room.all():
-            self._claim(known, np.unique(label_set[wanted & (room == _UNASKED)]).tolist())
+            asking = label_set[wanted & (room == _UNASKED)]
+            # In order of rows: who comes first in the log has the last place, whatever numbers the label sets have.
+            self._claim(known, asking[np.sort(np.unique(asking, return_index=True)[1])].tolist())
             room = known[label_set]
         admitted: NDArray[np.bool_] = room == _ADMITTED
         return admitted
@@ -71,7 +71,7 @@ class Admission:
                 room[i] = _REFUSED
 
     def admit(self, label_set: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return the entity of each row of a tick; those that are new get the next ids."""
+        """Return the entity of each row of a tick; new ones have the highest ids."""
         entity_of = self._by_label_set("entity")
         entity: NDArray[np.int32] = entity_of[label_set]
         if (entity >= 0).all():
@@ -85,8 +85,7 @@ class Admission:
         self._claimed.difference_update(keys)
         entity_of[fresh] = [ids[key] for key in keys]
         self._known["names_holder"][fresh] = [known.is_attributed() for known in labels]
-        admitted: NDArray[np.int32] = entity_of[label_set]
-        return admitted
+        return entity_of[label_set]
 
     def keep(self, entities: NDArray[np.int64], before: int) -> None:
         """Follow the new ids of these entities, of `before` in all; the others' places are free again."""
@@ -96,8 +95,14 @@ class Admission:
         entity_of[:] = renamed[entity_of]
         self._known["room"][:] = np.where(entity_of >= 0, _ADMITTED, _UNASKED)
 
-    def claim_for(self, waiting: Iterable[int]) -> None:
-        """Claim places anew, for the label sets of all rows that wait and were accepted before."""
-        entity_of = self._by_label_set("entity")
-        keys = {self._label_sets[i].entity_key() for i in waiting if entity_of[i] < 0}
+    def forget(self, used: NDArray[np.bool_]) -> None:
+        """Forget what is known of all but the used label sets, bool[label sets]: their ids will mean others."""
+        for name, fresh in (("entity", -1), ("names_holder", False), ("room", _UNASKED)):
+            self._by_label_set(name)[~used] = fresh
+
+    def claim_for(self, waiting: NDArray[np.bool_]) -> None:
+        """Claim places anew, for the label sets of all rows that wait and were accepted before, bool[label sets]."""
+        entity_of = self._by_label_set("entity")[: len(waiting)]  # the decoder may have learned more meanwhile
+        unplaced = np.flatnonzero(waiting & (entity_of < 0)).tolist()
+        keys = {self._label_sets[i].entity_key() for i in unplaced}
         self._claimed = {key for key in keys if self._entities.find(key) is None}

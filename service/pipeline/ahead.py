@@ -44,12 +44,6 @@ class DecodingAhead:
             ready.append((first.batch, first.decoded.result()))
         return ready
 
-    def again(self, decode: Callable[[RecordBatch], Decoded]) -> None:
-        """Decode what is underway anew: the decoder before has been replaced, and its label sets with it."""
-        for each in self._underway:
-            each.decoded.cancel() or each.decoded.result()
-        self._underway = deque(each._replace(decoded=self._begin(each.batch, decode)) for each in self._underway)
-
     def partitions(self) -> frozenset[TopicPartition]:
         """Return the partitions of which something is underway."""
         return frozenset(TopicPartition(each.batch.topic, each.batch.partition) for each in self._underway)

@@ -13,7 +13,7 @@ from detectors.state import Array
 Bytes = NDArray[np.uint8]
 
 BLOCK_BYTES = 8 << 20  # copied in 2 ms, written in 10 ms
-COPIED_BYTES_MAX = 32 << 20  # in a round: some 20 ms, most of it for pages that are new
+COPIED_BYTES_MAX = 16 << 20  # in a round: some 10 ms, most of it for pages that are new
 
 
 class Cut:

@@ -10,11 +10,12 @@ from typing import Any, Protocol, TypeVar
 from service.alerting.contract import Notification
 from service.clock import Clock
 from service.errors import ConfigError, ConfigProblem, Unavailable
-from service.ingest.contract import DeadLetter, DeadLetters, Source, TopicPartition
-from service.ingest.dead_letter import Breaker, places
+from service.ingest.breaker import Breaker
+from service.ingest.contract import Source, TopicPartition
+from service.ingest.letters import DeadLetters, Letters
 from service.logs import get_logger
 from service.pipeline.ahead import DecodingAhead
-from service.pipeline.checkpoint import Checkpoint, CheckpointStore
+from service.pipeline.checkpoint import CheckpointStore
 from service.pipeline.idleness import Idleness
 from service.pipeline.intake import Intake
 from service.pipeline.saver import Saver
@@ -83,7 +84,6 @@ class Loop:
         breaker: Breaker,
         ahead: DecodingAhead,
         outlet: Outlet,
-        rebuild: Callable[[Checkpoint], tuple[Intake, Worker]],
         store: CheckpointStore | None,
         observers: Sequence[Observer],
         clock: Clock,
@@ -93,11 +93,10 @@ class Loop:
         self.source = source
         self.intake = intake
         self.worker = worker
-        self._dead_letters = dead_letters
+        self.dead_letters = dead_letters
         self._breaker = breaker
         self._ahead = ahead
         self._outlet = outlet
-        self._rebuild = rebuild
         self._saver = Saver(store, clock) if store is not None else None
         self._observers = observers
         self._clock = clock
@@ -137,7 +136,10 @@ class Loop:
         for gap in self.source.gaps():
             self.intake.note_gap(gap)
         self._ahead.put(batches, self.intake.decode)
-        busy = self._take(everything=not batches)
+        crowded = self.intake.knows_too_many()
+        busy = self._take(everything=crowded or not batches)
+        if crowded:
+            self.intake.forget_label_sets()
         idle = self._idleness.update(self.source, busy, self._clock.monotonic_s())
         self._idle = idle - self._ahead.partitions()
         closed = self._advance()
@@ -182,7 +184,7 @@ class Loop:
 
     def paused(self) -> frozenset[TopicPartition]:
         """Return the partitions that must wait now."""
-        if self._outlet.full():
+        if self._outlet.full() or self.dead_letters.room().why_full:
             return self.source.assigned()
         watermarks = self.worker.watermarks
         if self.worker.pending.rows > self._settings.ingest.pending_rows_max:
@@ -195,16 +197,16 @@ class Loop:
         for batch, decoded in self._ahead.take(everything):
             rows = self.intake.outcomes["rows"]
             letters = self.intake.take(batch, decoded)
-            if letters:
+            if len(letters):
                 self._keep(letters)
             partition = TopicPartition(batch.topic, batch.partition)
-            self._breaker.observe(partition, *places(batch, letters))
+            self._breaker.observe(partition, letters.records, letters.poison())
             if self.intake.outcomes["rows"] > rows:
                 busy.add(partition)
         return busy
 
-    def _keep(self, letters: Sequence[DeadLetter]) -> None:
-        self._insist("dead letters", lambda: self._dead_letters.write(letters))
+    def _keep(self, letters: Letters) -> None:
+        self._insist("dead letters", lambda: self.dead_letters.write(letters))
 
     def _on_tick(self, outcome: TickOutcome) -> None:
         if outcome.fired or outcome.resolved:
@@ -225,10 +227,10 @@ class Loop:
     def _checkpoint(self) -> None:
         """Begin to save where we are: letters are durable first, so that no offset is passed before its letter."""
         if self._saver is None:
-            self._dead_letters.flush()
+            self.dead_letters.flush()
             self._changed = False
             return
-        position = self._insist("dead letters", self._dead_letters.flush)
+        position = self._insist("dead letters", self.dead_letters.flush)
         extras: Mapping[str, Any] = {
             "dead_letter_kind": self._settings.ingest.dead_letter.kind,
             "dead_letter_position": position,
@@ -254,11 +256,6 @@ class Loop:
             observer.on_checkpoint(saved.seconds)
         self.checkpoint_at_ns = saved.taken_ns
         self.source.commit(saved.next_offsets)
-        if self.worker.label_set_count() > self._settings.ingest.label_sets_max:
-            # A worker that resumes knows only the label sets that rows still wait under: the way to forget the others.
-            resume = Checkpoint(self.worker.snapshot(), {"intake": self.intake.snapshot()})
-            self.intake, self.worker = self._rebuild(resume)
-            self._ahead.again(self.intake.decode)
         log.debug("checkpoint", rows=self.intake.outcomes["rows"], entities=len(self.worker.entities))
 
     def _insist(self, what: str, attempt: Callable[[], T]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,11 +79,14 @@ class Pending:
         self.rows -= sum(len(chunk.time_ns) for chunk in chunks)
         return chunks
 
-    def label_sets(self) -> list[int]:
-        """Return the ids of all label sets that waiting rows have."""
-        chunks = [c for parts in self._ticks.values() for part in parts.values() for c in part]
-        ids: list[int] = np.unique(np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)])).tolist()
-        return ids
+    def label_sets(self) -> NDArray[np.bool_]:
+        """Return bool[label sets]: a waiting row has it."""
+        waiting = np.zeros(len(self._label_sets), np.bool_)
+        for parts in self._ticks.values():
+            for chunks in parts.values():
+                for chunk in chunks:
+                    waiting[chunk.label_set] = True
+        return waiting
 
     def frozen(self) -> Waiting:
         """Return the rows that wait now. Chunks are never written to, so that only the lists of them are copied."""
@@ -91,14 +94,14 @@ class Pending:
         for tick in sorted(self._ticks):
             for name, chunks in self._ticks[tick].items():
                 parts.setdefault(name, []).extend(chunks)
-        return Waiting(dict(sorted(parts.items())), self._label_sets)
+        return Waiting(dict(sorted(parts.items())), self._label_sets.frozen())
 
 
 class Waiting(NamedTuple):
     """The rows that waited at one instant, by partition, in order of tick and log."""
 
     parts: Mapping[TopicPartition, list[Chunk]]
-    label_sets: LabelSets
+    label_sets: Sequence[LabelSet]
 
     def arrays(self) -> dict[str, Array]:
         """Return the rows as arrays: the same rows give the same bytes, however they were cut."""

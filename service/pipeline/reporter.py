@@ -85,6 +85,7 @@ class Reporter:
         delivery = self._deliverer.snapshot()
         outcomes = loop.intake.outcomes
         worker = loop.worker
+        room = loop.dead_letters.room()
         return ServiceStatus(
             ready=not reasons,
             reasons=reasons,
@@ -95,6 +96,9 @@ class Reporter:
             records={name: outcomes[name] for name in RECORD_OUTCOMES},
             samples={name: outcomes[name] for name in SAMPLE_OUTCOMES},
             dead_letters=dict(loop.intake.letters_by_reason),
+            dead_letter_bytes=room.used_bytes,
+            dead_letter_bytes_max=room.bytes_max,
+            dead_letters_dropped=room.dropped_letters,
             partitions=self._partitions(loop),
             watermark_ns=worker.as_of_ns() or None,
             pending_rows=worker.pending.rows,
@@ -124,7 +128,8 @@ class Reporter:
     def _reasons(self, loop: Loop) -> tuple[str, ...]:
         if not loop.source.assigned():
             return ("no partition is assigned yet",)
-        return ()
+        why_full = loop.dead_letters.room().why_full
+        return (why_full,) if why_full else ()
 
     @staticmethod
     def _partitions(loop: Loop) -> tuple[PartitionStatus, ...]:

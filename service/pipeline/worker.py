@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
 from detectors.contract import Detector, Fleet
@@ -31,6 +32,7 @@ from service.pipeline.cut import Cut
 from service.pipeline.directory import NO_ENTRY, Directory, Entry
 from service.pipeline.merge import TickRows, label_sets_of, merge_rows
 from service.pipeline.pending import Pending
+from service.pipeline.refusals import Refusals
 from service.pipeline.scale import Scale
 from service.pipeline.watermarks import Watermarks
 from service.settings import Settings
@@ -41,15 +43,6 @@ STATE_VERSION = 4
 # GPUs that report under more label sets than this, of many holders say, are described anew in each tick.
 _SETTLED_MAX = 8
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A row that was decoded but cannot be used: index in its batch, reason code, detail."""
-
-    row: int
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,25 +147,17 @@ class Worker:
         for detector in self.detectors.values():
             detector.describe(entities, labels, owners)
 
-    def ingest(self, batch: EventBatch) -> list[Refusal]:
+    def ingest(self, batch: EventBatch) -> Refusals:
         """Take in a batch; return the rows that are late or whose GPU there is no room for."""
         partition = TopicPartition(batch.topic, batch.partition)
         late = self.watermarks.advance(partition, batch.event_time_ns, batch.next_offset)
         if self._next_tick is not None:
             late |= batch.event_time_ns < self._next_tick * self._tick_ns
         room = self._admission.room(batch.label_set, ~late)
-        refusals = [
-            Refusal(row, "late", f"event time {int(batch.event_time_ns[row])} ns is behind the watermark")
-            for row in np.flatnonzero(late).tolist()
-        ]
-        refusals += [
-            Refusal(row, "entities_max", f"fleet.entities_max {self._fleet.entities_max} reached")
-            for row in np.flatnonzero(~room & ~late).tolist()
-        ]
         accepted = room & ~late
         if accepted.any():
             self.pending.add_batch(batch, accepted)
-        return refusals
+        return Refusals.of(late, room, self._fleet.entities_max)
 
     def advance(
         self,
@@ -249,8 +234,7 @@ class Worker:
         label_set = label_sets_of(chunks)
         known = len(self.entities)
         entity = self._admission.admit(label_set)
-        if len(self.entities) > known:
-            self._grow()
+        self._grow()
         rows = merge_rows(chunks, label_set, entity, len(self.entities))
         self._describe(rows.presence, known)
         self._scale.apply(rows)
@@ -331,9 +315,21 @@ class Worker:
         """Return all alerts that fire, by id."""
         return {k: a for cycle in self.lifecycles.values() for k, a in cycle.firing(now_ns).items()}
 
-    def label_set_count(self) -> int:
+    def label_sets_known(self) -> int:
         """Return how many label sets are remembered."""
-        return len(self._label_sets)
+        return self._label_sets.known()
+
+    def label_sets_used(self) -> NDArray[np.bool_]:
+        """Return bool[label sets]: rows wait under it, or it spares an entity that reports as before being described."""
+        used = self.pending.label_sets()
+        settled = self._settled["label_set"]
+        used[settled[settled >= 0]] = True
+        return used
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget all but these label sets, bool[label sets]; one that is met again is learned again, to the same end."""
+        self._admission.forget(used)
+        self._label_sets.forget(used)
 
     def was_judged(self) -> bool:
         """Tell whether this worker has closed a tick itself: only then are there figures to show."""

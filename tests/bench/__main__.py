@@ -1,6 +1,7 @@
 """make bench: ours beside its peers on a real Apache Kafka, the same topics and the same work, on cores of their own.
 
-usage: python -m tests.bench [--quick] [--scale SHARE] [--markdown] [--last]. Writes build/bench.json and a picture.
+usage: python -m tests.bench [--quick] [--scale SHARE] [--markdown] [--last | --operation]. Writes build/bench.json and a
+picture.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.bench import operation
 from tests.bench.build import ROOT, Missing
 from tests.bench.engines import Cores, Failed
 from tests.bench.plot import svg
@@ -35,6 +37,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the messages to use; a full run has 1")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--last", action="store_true", help="run nothing, print the last result")
+    parser.add_argument(
+        "--operation", action="store_true", help="measure only how large fleets are operated; keep the rest"
+    )
     return parser.parse_args()
 
 
@@ -66,11 +71,24 @@ def measure(plan: Plan, console: Console) -> Result:
     return bench.result
 
 
-def write(result: Result, picture: Path) -> None:
+def measure_operation(console: Console) -> Result:
+    """Measure starts, scrapes and checkpoints, and put them beside the figures of the last run."""
+    result: Result = json.loads(RESULT.read_text()) if RESULT.exists() else Bench.empty(FULL)
+    result |= {"operation": {}, "faults": []}
+    cores = Cores.here()
+    with broker_on(cores.broker) as broker:
+        for gpus in operation.GPUS:
+            figures = operation.measure(broker.address, cores, gpus, FULL.engine_timeout_s, console.print)
+            result["operation"][str(gpus)] = figures
+    return result
+
+
+def write(result: Result, picture: Path | None) -> None:
     """Keep the figures, and draw those of W1."""
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    picture.write_text(svg(result))
+    if picture is not None:
+        picture.write_text(svg(result))
 
 
 def main() -> int:
@@ -83,11 +101,12 @@ def main() -> int:
     else:
         plan = (QUICK if chosen.quick else FULL).scaled(chosen.scale)
         try:
-            result = measure(plan, Console(stderr=True))
+            said = Console(stderr=True)
+            result = measure_operation(said) if chosen.operation else measure(plan, said)
         except (BrokerError, Failed, Missing) as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
-        write(result, PICTURES[chosen.quick or chosen.scale < 1])
+        write(result, None if chosen.operation else PICTURES[chosen.quick or chosen.scale < 1])
     for grid in grids(result):
         if chosen.markdown:
             print(grid.markdown(), end="\n\n")

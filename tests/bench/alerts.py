@@ -53,7 +53,7 @@ class End:
 
     def __init__(self, load: Steady, handed: Handed, ready: Path, stop: threading.Event) -> None:
         self.found: dict[str, Any] = {}
-        self.ticks = 0
+        self.ticks = self.checkpoints = 0
         self.put_ns: dict[int, int] = {}  # by the end of a tick, when its alerts were in the outbox
         self._load = load
         self._handed = handed
@@ -71,7 +71,7 @@ class End:
         self._read_s = self._read_s or time.monotonic()
         if len(self._handed.alerts) >= self._wanted or time.monotonic() - self._read_s > GIVE_UP_S:
             rejected = sum(loop.intake.letters_by_reason.values())
-            self.found = {"messages": read, "rejected": rejected, "ticks": self.ticks}
+            self.found = {"messages": read, "rejected": rejected, "ticks": self.ticks, "checkpoints": self.checkpoints}
             self._stop.set()
 
     def on_tick(self, worker: Worker, outcome: TickOutcome) -> None:
@@ -79,7 +79,8 @@ class End:
         if outcome.fired:
             self.put_ns[outcome.end_ns] = time.time_ns()
 
-    def on_checkpoint(self, seconds: float) -> None: ...
+    def on_checkpoint(self, seconds: float) -> None:
+        self.checkpoints += 1
 
     def on_trouble(self, what: str) -> None: ...
 
@@ -100,7 +101,9 @@ def run(bootstrap: str, load: Steady, ready: Path, folder: Path) -> dict[str, An
     settings = settings_of(bootstrap, load, folder, alerting=ALERTING, http={"port": 0})
     configure(settings.log)
     app.run_service(settings, SystemClock(), stop)
-    return end.found | {"handed": [(gpu, fired, end.put_ns.get(fired, now), now) for gpu, fired, now in handed.alerts]}
+    lateness_ns = int(settings.ingest.lateness_max_s * 1e9)
+    found = end.found | {"lateness_ns": lateness_ns}
+    return found | {"handed": [(gpu, fired, end.put_ns.get(fired, now), now) for gpu, fired, now in handed.alerts]}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.bench.ours import run, settings_of
 from tests.bench.works import Flood
 
-FILE_BYTES_MAX = 1 << 33  # a letter has half a kilobyte: at the default of 1 GiB 2.5 million would stop the stream
+LETTER_BYTES_MAX = 1 << 33  # a letter has half a kilobyte: at the default of 1 GiB 2.5 million would pause the stream
 
 
 def main() -> None:
@@ -29,8 +29,7 @@ def main() -> None:
             load,
             Path(folder),
             fleet={"entities_max": entities_max},
-            # By default ten times as many: what is remembered of the ids that are refused has a bound of its own.
-            ingest={"label_sets_max": 10 * entities_max, "dead_letter": {"file_bytes_max": FILE_BYTES_MAX}},
+            ingest={"dead_letter": {"bytes_max": LETTER_BYTES_MAX}},
         )
         print(json.dumps(run(settings, load, cleanup, marks)), flush=True)
 

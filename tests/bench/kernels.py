@@ -28,14 +28,13 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class Fold:
-    """One kernel over prepared rows: what it reads, what it writes, and how many columns of each row it folds."""
+    """One kernel over prepared rows: what it reads, and what it writes."""
 
     name: str
     run: Callable[[], None]
     rows: int
     reads: list[Array]
     writes: list[Array]
-    columns: int = 1
 
 
 def folds(entities: int) -> list[Fold]:
@@ -44,12 +43,12 @@ def folds(entities: int) -> list[Fold]:
     rng = np.random.default_rng(1)
     entity = np.sort(np.arange(rows, dtype=np.int32) % entities)
     time_ns = START_NS + np.arange(rows, dtype=np.int64) % (rows // entities + 1) * 10**9
-    value, wide = rng.random(rows), rng.random((rows, 8))
+    value = rng.random(rows)
     panes: list[Array] = [np.full((entities, 5), -1, np.int32)]
     panes += [np.zeros((entities, 5), np.int32) for _ in range(2)] + [np.zeros((entities, 5)) for _ in range(4)]
     ewma: list[Array] = [np.zeros(entities, np.int64), np.full(entities, np.nan), np.zeros(entities)]
     bins: list[Array] = [np.zeros(entities, np.int64), np.zeros((entities, 20), np.float32)]
-    latest: list[Array] = [np.full((entities, 8), np.nan), np.zeros((entities, 8), np.int64)]
+    latest: list[Array] = [np.full(entities, np.nan), np.zeros(entities, np.int64)]
     seen, out = np.zeros((entities, 3), np.int64), np.empty(rows)
     span_ns = (rows // entities + 1) * 10**9
 
@@ -67,14 +66,7 @@ def folds(entities: int) -> list[Fold]:
         Fold("ewma_add", later(lambda: ewma_add(*narrow, 300.0, *ewma)), rows, narrow, ewma),
         Fold("window_add", later(lambda: window_add(*narrow, 60 * 10**9, 0.5, *panes)), rows, narrow, panes),
         Fold("histogram_add", later(lambda: histogram_add(*narrow, 0.0, 0.05, 3600.0, *bins)), rows, narrow, bins),
-        Fold(
-            "latest_add",
-            later(lambda: latest_add(entity, time_ns, wide, *latest)),
-            rows,
-            [entity, time_ns, wide],
-            latest,
-            columns=8,
-        ),
+        Fold("latest_add", later(lambda: latest_add(*narrow, *latest)), rows, narrow, latest),
         Fold(
             "activity_select",
             later(lambda: activity_select(*narrow, value, value, 10**11, seen, out)),
@@ -118,7 +110,7 @@ def measure(sizes: list[int], rounds: int) -> dict[str, dict[str, float]]:
         half = len(prepared)
         for fold, taken_s, pass_s in zip(prepared, times[:half], times[half:], strict=True):
             found[f"{fold.name}, {entities:,} GPUs"] = {
-                "ns_per_row_and_column": taken_s / fold.rows / fold.columns * 1e9,
+                "ns_per_row_and_column": taken_s / fold.rows * 1e9,
                 "plain_passes": taken_s / pass_s,
             }
     return found

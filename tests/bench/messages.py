@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 import struct
@@ -13,12 +12,11 @@ import orjson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData, NumberDataPoint
 
-from tests.bench.works import GPUS_PER_NODE, METRICS, START_MS, Load, Steady
+from tests.bench.works import GPUS_PER_NODE, METRICS, START_MS, Load
 
 Message = tuple[int, bytes | None, bytes]
 
 SEED = 7
-READINGS = 8  # of a GPU that a steady producer takes turns with: no GPU looks constant
 _FIXED64 = struct.Struct("<Q")
 _DOUBLE = struct.Struct("<d")
 _TIME_MARK = 0x51C0_FFEE_51C0_FFEE
@@ -32,11 +30,11 @@ def native(load: Load) -> Iterator[Message]:
     for round_ in range(load.rounds):
         time_ms = START_MS + round_ * load.step_s * 1000
         for gpu, name in enumerate(names):
-            value = {"ts": time_ms, **_native(random_, gpu, name, load.is_idle(gpu, round_))}
+            value = {"ts": time_ms, **native_reading(random_, gpu, name, load.is_idle(gpu, round_))}
             yield gpu % load.partitions, name.encode(), orjson.dumps(value)
 
 
-def _native(random_: random.Random, gpu: int, name: str, idle: bool) -> dict[str, str | float]:
+def native_reading(random_: random.Random, gpu: int, name: str, idle: bool) -> dict[str, str | float]:
     """Return one reading of one GPU, all but its time."""
     util = 0.0 if idle else round(random_.random() * 40 + 60, 1)
     return {
@@ -49,37 +47,17 @@ def _native(random_: random.Random, gpu: int, name: str, idle: bool) -> dict[str
     }
 
 
-def steady(load: Steady) -> Iterator[list[dict[str, bytes]]]:
-    """W1 round by round, without end, each in the order of its GPUs and as produce_batch takes it.
-
-    A reading is one of a few made before: the producer is in a hurry.
-    """
-    random_ = random.Random(SEED)
-    names = [load.gpu_name(gpu) for gpu in range(load.gpus)]
-    keys = [name.encode() for name in names]
-    busy = [[_rest(random_, gpu, name, False) for gpu, name in enumerate(names)] for _ in range(READINGS)]
-    idle = {gpu: (round_, _rest(random_, gpu, names[gpu], True)) for gpu, round_ in load.falling.items()}
-    for round_ in itertools.count():
-        head = b'{"ts":%d,' % (START_MS + round_ * load.step_s * 1000)
-        rests = busy[round_ % READINGS].copy()
-        for gpu, (from_, rest) in idle.items():
-            if round_ >= from_:
-                rests[gpu] = rest
-        yield [{"key": key, "value": head + rest} for key, rest in zip(keys, rests, strict=True)]
-
-
-def _rest(random_: random.Random, gpu: int, name: str, idle: bool) -> bytes:
-    """Return what stands behind the time."""
-    return orjson.dumps(_native(random_, gpu, name, idle)).removeprefix(b"{")
-
-
 def flood(load: Load) -> Iterator[Message]:
     """W1 in which every message is of a GPU that nobody has seen."""
     random_ = random.Random(SEED)
     for gpu in range(load.messages):
         name = load.gpu_name(gpu)
         time_ms = START_MS + gpu // load.gpus * load.step_s * 1000
-        yield gpu % load.partitions, name.encode(), orjson.dumps({"ts": time_ms, **_native(random_, gpu, name, False)})
+        yield (
+            gpu % load.partitions,
+            name.encode(),
+            orjson.dumps({"ts": time_ms, **native_reading(random_, gpu, name, False)}),
+        )
 
 
 def otlp(load: Load) -> Iterator[Message]:

@@ -58,7 +58,6 @@ def settings_of(bootstrap: str, load: Load, folder: Path, **more: dict[str, Any]
                 "group_id": f"ours-{time.time_ns()}",
             },
         },
-        "ingest": {"label_sets_max": max(1_000_000, count)},
         "fleet": {"entities_max": count},
         "state": {"directory": str(folder / "state")},
         "detectors": {"idle_waste": {"for_s": dict.fromkeys(IDLE_KINDS, 300)}},
@@ -105,8 +104,8 @@ class Finish:
         self._messages = messages
         self._next_offsets: dict[int, int] = {}
 
-    def watch(self, intake: Intake, worker: Worker) -> tuple[Intake, Worker]:
-        """See what these take in; the loop replaces them when too many label sets are known."""
+    def watch(self, intake: Intake, worker: Worker) -> None:
+        """See what these take in."""
         for owner, method, stage in (
             (intake, "decode", "decode"),
             (intake, "take", "take"),
@@ -126,7 +125,6 @@ class Finish:
             return letters
 
         intake.take = take  # type: ignore[method-assign]
-        return intake, worker
 
     def seen(self) -> int:
         """Return how many messages were taken in."""
@@ -177,8 +175,6 @@ def run(settings: Configuration, load: Load, cleanup: ExitStack, marks: Sequence
     stopwatch.wrap(source, "poll", "poll")
     stopwatch.wrap(store, "save", "checkpoint")
     finish.watch(pipeline.intake, pipeline.worker)
-    rebuild = pipeline.rebuild
-    pipeline.rebuild = lambda resume: finish.watch(*rebuild(resume))  # type: ignore[method-assign]
     loop = pipeline.loop(letters, app.Mailbox(outbox, settings.alerting, lambda: None), store, [finish], stop)
     loop.run()
     seconds = time.perf_counter() - finish.began_s

@@ -1,113 +1,115 @@
-"""A steady producer, in the peers' venv: python -m tests.bench.paced BOOTSTRAP WORK MESSAGES GPUS PARTITIONS [RATE READY].
+"""A steady producer, in the peers' venv: python -m tests.bench.paced BOOTSTRAP WORK MESSAGES GPUS PARTITIONS RATE READY.
 
-Without a rate it creates the topic, and finds out how fast it can produce, on another one. With a rate it waits until the
-file READY is there, writes the load at that rate, and prints the wall time of each round's first record in each partition.
+It encodes the whole load, waits until the file READY is there, and sends each piece of it when it is due: while it produces it
+does next to nothing, since it shares a core with the broker. Prints when each round's first record was handed to the socket.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
-
-from tests.bench.load import BUSY, create
-from tests.bench.messages import steady
+from tests.bench.batches import Piece, check, request, rounds, stamp
 from tests.bench.works import START_MS, Steady, named
 
-CHUNK = 512  # messages between two looks at the clock
-LINGER_MS = 5  # librdkafka's default
-FLAT_OUT_S = 2.0
-READY_TIMEOUT_S = 90.0
+PIECE_S = 0.01  # a producer that lingers for so long
+READY_TIMEOUT_S = 120.0
+ACK_TIMEOUT_S = 60.0
 
 
-class Paced:
-    """Writes rounds of a load to a topic."""
+class Connection:
+    """One connection to the one broker; its answers are read on a thread, in the order of the requests."""
 
-    def __init__(self, bootstrap: str, topic: str, load: Steady) -> None:
-        self._producer = Producer(BUSY | {"bootstrap.servers": bootstrap, "linger.ms": LINGER_MS})
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        host, port = bootstrap.rsplit(":", 1)
+        self._socket = socket.create_connection((host, int(port)), ACK_TIMEOUT_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._topic = topic
-        self._load = load
-        self.written = 0
-        self.queued = 0  # the most that was not yet acknowledged at the end of a round
+        self._sent_s: list[float] = []
+        self._acks = threading.Thread(target=self._read, daemon=True)
+        self._done = threading.Event()
+        self._failure: Exception | None = None
+        self.acked = 0
+        self.ack_max_s = 0.0
+        self._acks.start()
 
-    def round(self, messages: list[dict[str, bytes]], began_s: float, rate: float) -> list[int]:
-        """Write one round, no message before its time; return when the first of each partition was produced."""
-        count = self._load.partitions
-        first: list[int] = []
-        for at in range(0, len(messages), CHUNK):
-            time.sleep(max(0.0, began_s + self.written / rate - time.monotonic()))
-            for partition in range(count):
-                if len(first) < count:
-                    first.append(time.time_ns())
-                self._put(messages[at + partition : at + CHUNK : count], partition)
-            self._producer.poll(0)
-            self.written += len(messages[at : at + CHUNK])
-        self.queued = max(self.queued, len(self._producer))
-        return first
-
-    def _put(self, messages: list[dict[str, bytes]], partition: int) -> None:
-        while messages:
-            self._producer.produce_batch(self._topic, messages, partition=partition)
-            # What found no room in the queue says so, and goes again.
-            messages = [{k: m[k] for k in ("key", "value")} for m in messages if "_error" in m]
-            if messages:
-                self._producer.poll(0.01)
+    def send(self, piece: Piece) -> int:
+        """Send a piece; return the wall time in ns at which it was handed to the socket."""
+        now_ns = time.time_ns()
+        for batch in piece:
+            stamp(batch, now_ns // 10**6)
+        parts = request(len(self._sent_s), self._topic, piece)
+        self._sent_s.append(time.monotonic())
+        self._socket.sendall(b"".join(parts))
+        return now_ns
 
     def finish(self) -> None:
-        """Return when everything is on the topic."""
-        if left := self._producer.flush(60):
-            raise KafkaException(f"{left} messages were not written")
+        """Return when everything is acknowledged."""
+        until_s = time.monotonic() + ACK_TIMEOUT_S
+        while self.acked < len(self._sent_s) and self._failure is None and time.monotonic() < until_s:
+            self._done.wait(0.01)
+        if self.acked < len(self._sent_s):
+            raise RuntimeError(f"{len(self._sent_s) - self.acked} requests were not acknowledged: {self._failure}")
 
+    def _read(self) -> None:
+        try:
+            while True:
+                response = self._exactly(int.from_bytes(self._exactly(4), "big"))
+                check(response, self._topic)
+                self.ack_max_s = max(self.ack_max_s, time.monotonic() - self._sent_s[self.acked])
+                self.acked += 1
+        except Exception as error:
+            self._failure = error
+            self._done.set()
 
-def flat_out(bootstrap: str, load: Steady) -> dict[str, Any]:
-    """Create the topic, and produce to another as fast as it goes for a moment."""
-    other = f"{load.topic}-flat-out"
-    for topic in (load.topic, other):
-        create(bootstrap, topic, load.partitions)
-    producer = Paced(bootstrap, other, load)
-    rounds = steady(load)
-    first = next(rounds)
-    began_s = time.monotonic()
-    producer.round(first, began_s, math.inf)
-    while time.monotonic() - began_s < FLAT_OUT_S:
-        producer.round(next(rounds), began_s, math.inf)
-    producer.finish()
-    return {"messages_per_s": producer.written / (time.monotonic() - began_s)}
+    def _exactly(self, size: int) -> bytes:
+        text = bytearray()
+        while len(text) < size:
+            if not (more := self._socket.recv(size - len(text))):
+                raise ConnectionError("the broker closed the connection")
+            text += more
+        return bytes(text)
 
 
 def write(bootstrap: str, load: Steady, rate: float, ready: Path) -> dict[str, Any]:
     """Write the whole load, and say what was produced when: event time in ms, wall times in ns by partition."""
-    producer = Paced(bootstrap, load.topic, load)
-    rounds = steady(load)
-    upcoming = next(rounds)
+    pieces_per_round = max(1, round(load.gpus / rate / PIECE_S))
+    made = list(rounds(load, pieces_per_round))
+    connection = Connection(bootstrap, load.topic)
     until_s = time.monotonic() + READY_TIMEOUT_S
     while not ready.exists():
         if time.monotonic() > until_s:
             raise TimeoutError(f"{ready} is not there: ours did not start")
         time.sleep(0.05)
-    produced = []
+    produced, late_max_s = [], 0.0
+    piece_s = load.gpus / rate / pieces_per_round
     began_s = time.monotonic()
-    for number in range(load.rounds):
-        produced.append([START_MS + number * load.step_s * 1000, producer.round(upcoming, began_s, rate)])
-        upcoming = next(rounds)
+    for number, pieces in enumerate(made):
+        first_ns = 0
+        for at, piece in enumerate(pieces):
+            due_s = began_s + (number * pieces_per_round + at) * piece_s
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            late_max_s = max(late_max_s, time.monotonic() - due_s)
+            handed_ns = connection.send(piece)
+            first_ns = first_ns or handed_ns
+        produced.append([START_MS + number * load.step_s * 1000, [first_ns] * load.partitions])
     seconds = time.monotonic() - began_s
-    producer.finish()
-    found = {"messages_per_s": producer.written / seconds, "messages": producer.written, "rounds": produced}
-    return found | {"queue_max_s": producer.queued / rate}
+    connection.finish()
+    found = {"messages_per_s": load.messages / seconds, "messages": load.messages, "rounds": produced}
+    return found | {"late_max_s": late_max_s, "ack_max_s": connection.ack_max_s}
 
 
 def main() -> None:
-    """Do one of the two, and print what came of it."""
+    """Write, and print what came of it."""
     bootstrap, work, *rest = sys.argv[1:]
     load = named(work, *map(int, rest[:3]))
     assert isinstance(load, Steady)
-    said = write(bootstrap, load, float(rest[3]), Path(rest[4])) if rest[3:] else flat_out(bootstrap, load)
-    print(json.dumps(said), flush=True)
+    print(json.dumps(write(bootstrap, load, float(rest[3]), Path(rest[4]))), flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def _line(cells: tuple[str, ...] | list[str]) -> str:
 
 def grids(result: Result) -> list[Grid]:
     """Return the tables for which the result has figures."""
-    made = [_engines(result), _profile(result), _latency(result), _flood(result), _curve(result), _kernels(result)]
+    made = [_engines(result), _profile(result), _latency(result)]
+    made += [_operation(result), _flood(result), _curve(result), _kernels(result)]
     return [grid for grid in made if grid.rows]
 
 
@@ -97,21 +98,69 @@ def _curve(result: Result) -> Grid:
     return Grid("Ours on W1 over GPUs and partitions", ("", "messages", "messages/s", "peak memory"), rows)
 
 
-TIMES = ("producer_queue_max_s", "outbox_p50_s", "outbox_p99_s", "p50_s", "p99_s", "max_s")
+TIMES = ("producer_late_max_s", "broker_ack_max_s", "outbox_p50_s", "outbox_p99_s", "p50_s", "p99_s", "max_s")
+COUNTS = ("messages_per_s", "gpus", "ticks", "checkpoints", "alerts")
 
 
 def _latency(result: Result) -> Grid:
-    """Show how long alerts take, and at which rate."""
-    found, rows = result.get("latency", {}), []
-    header = ("messages/s", "half of ours", "producer's most", "GPUs", "ticks", "alerts")
-    header += ("longest producer queue", "p50 in the outbox", "p99 in the outbox", "p50", "p99", "max")
+    """Show how long alerts take at which rate, half of ours at last."""
+    found = result.get("latency", {})
+    header = ("messages/s", "GPUs", "ticks", "checkpoints", "alerts", "producer late by", "broker's longest ack")
+    header += ("p50 in the outbox", "p99 in the outbox", "p50", "p99", "max")
+    title = "From the last event that an alert waited for to its notifier"
     if "missing" in found:
-        rows = [(f"missing, {found['missing']}", *[""] * (len(header) - 1))]
-    elif found:
-        counts = ("messages_per_s", "half_of_ours_per_s", "producer_max_per_s", "gpus", "ticks", "alerts")
-        times = [f"{found[name]:.3f} s" if name in found else "" for name in TIMES]
-        rows = [(*(f"{found[name]:,.0f}" for name in counts), *times)]
-    return Grid("From the last event that an alert waited for to its notifier", header, rows)
+        return Grid(title, header, [(f"missing, {found['missing']}", *[""] * (len(header) - 1))])
+    rows = []
+    for each in sorted(found.get("rates", []), key=lambda each: each["asked_per_s"]):
+        half = " (half of ours)" if each["asked_per_s"] == found["half_of_ours_per_s"] else ""
+        if "missing" in each:
+            rows.append((f"{each['asked_per_s']:,.0f}{half}: missing, {each['missing']}", *[""] * (len(header) - 1)))
+            continue
+        rate, *counts = (f"{each[name]:,.0f}" for name in COUNTS)
+        times = (f"{each[name]:.3f} s" if name in each else "" for name in TIMES)
+        rows.append((rate + half, *counts, *times))
+    return Grid(title, header, rows)
+
+
+def _operation(result: Result) -> Grid:
+    """Show beside each goal what was reached, by the size of the fleet."""
+    fleets = list(result.get("operation", {}).values())
+    columns = [_operated(found) for found in fleets]
+    rows = [(name, goal, *(column[name][1] for column in columns)) for name, (goal, _) in (columns or [{}])[0].items()]
+    header = ("", "goal", *(f"{found['gpus']:,} GPUs" for found in fleets))
+    return Grid("Operation of large fleets, while they report", header, rows)
+
+
+def _operated(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return by figure its goal and its value."""
+
+    def longest(of: dict[str, Any], metrics: bool) -> float:
+        return max(each["seconds"] for path, each in of.items() if (path == "/metrics") == metrics)
+
+    def stop(beside: str) -> str:
+        if beside not in found["gaps"]:
+            return "none"
+        return (
+            " / ".join(f"{found['gaps'][beside].get(name, 0.0) * 1000:.0f}" for name in ("stop", "tick", "poll"))
+            + " ms"
+        )
+
+    idle, busy, size = found["idle"], found["ingest"], found["idle"]["/metrics"]["bytes"]
+    return {
+        "start to ready, fresh": ("5 s", f"{found['fresh_s']:.2f} s"),
+        "start to ready, fleet resumed": ("5 s", f"{found['resumed_s']:.2f} s"),
+        "longest stop / tick / poll beside a checkpoint": ("50 ms", stop("saving")),
+        "beside a scrape": ("", stop("scrape")),
+        "beside both": ("", stop("both")),
+        "beside neither": ("", stop("nothing")),
+        "a checkpoint, at most": ("", f"{found['checkpoint_max_s']:.2f} s"),
+        "/metrics, nothing to read": ("0.5 s", f"{longest(idle, True):.3f} s"),
+        "/metrics": ("0.5 s", f"{longest(busy, True):.3f} s"),
+        "/metrics, bytes": ("", f"{size / 2**20:.1f} MiB"),
+        "the slowest of the API, nothing to read": ("0.5 s", f"{longest(idle, False):.3f} s"),
+        "the slowest of the API": ("0.5 s", f"{longest(busy, False):.3f} s"),
+        "messages/s": ("", f"{found['messages_per_s']:,.0f}"),
+    }
 
 
 def _flood(result: Result) -> Grid:

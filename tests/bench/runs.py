@@ -29,6 +29,7 @@ class Plan:
     curve_partitions: tuple[int, ...]
     kernel_sizes: tuple[int, ...]
     latency_s: float  # how long records are produced
+    latency_rates: tuple[int, ...]  # messages a second, beside half of what ours read in W1
     flood_ids: tuple[int, ...]  # room is there for a fifth of the first
     time_s: float
     engine_timeout_s: float
@@ -52,6 +53,7 @@ FULL = Plan(
     curve_partitions=(1, 4, 16),
     kernel_sizes=(1_000, 50_000, 1_000_000),
     latency_s=25,
+    latency_rates=(100_000, 330_000, 600_000),
     flood_ids=(500_000, 1_000_000, 2_000_000),
     time_s=23 * 60,
     engine_timeout_s=300,
@@ -66,6 +68,7 @@ QUICK = Plan(
     curve_partitions=(1, 16),
     kernel_sizes=(1_000, 50_000),
     latency_s=10,
+    latency_rates=(),
     flood_ids=(50_000, 100_000, 200_000),
     time_s=120,
     engine_timeout_s=40,
@@ -82,10 +85,15 @@ class Bench:
         self._cores = cores
         self._say = say
         self._began_s = time.monotonic()
-        self.result: dict[str, Any] = {work: {} for work in ENGINES}
-        self.result |= {"profile": {}, "memory": {work: {} for work in ENGINES}, "curve": {}, "kernels": {}}
-        self.result |= {"latency": {}, "flood": {}}
-        self.result |= {"missing": {}, "faults": [], "plan": {"quick": plan.quick, "messages": dict(plan.messages)}}
+        self.result = Bench.empty(plan)
+
+    @staticmethod
+    def empty(plan: Plan) -> dict[str, Any]:
+        """Return a result without figures."""
+        result: dict[str, Any] = {work: {} for work in ENGINES}
+        result |= {"profile": {}, "memory": {work: {} for work in ENGINES}, "curve": {}, "kernels": {}}
+        result |= {"latency": {}, "flood": {}}
+        return result | {"missing": {}, "faults": [], "plan": {"quick": plan.quick, "messages": dict(plan.messages)}}
 
     def kernels(self) -> None:
         """Run the kernels on a core of their own."""
@@ -135,25 +143,30 @@ class Bench:
             self.result["profile"][work] = {name: found[name] for name in told}
 
     def latency(self, bootstrap: str) -> None:
-        """Run the service at half of what ours read in W1, and see how long its alerts take."""
-        self.result["latency"] = self._latency(bootstrap)
-
-    def _latency(self, bootstrap: str) -> dict[str, Any]:
-        plan, rates = self._plan, self.result["W1"].get(OURS)
+        """Run the service at half of what ours read in W1, and at lower rates, and see how long its alerts take."""
+        rates = self.result["W1"].get(OURS)
         if not rates:
-            return {"missing": "ours did not run W1"}
-        if not self._time_left("rest"):
-            return {"missing": "the time was up"}
+            self.result["latency"] = {"missing": "ours did not run W1"}
+            return
         half = median(rates) / 2
+        lower = [rate for rate in self._plan.latency_rates if rate < half]
+        self.result["latency"] = {"half_of_ours_per_s": half, "rates": []}
+        for rate in [half, *lower]:  # the one that has a goal first, in case the time is up
+            self.result["latency"]["rates"].append(self._latency(bootstrap, rate))
+
+    def _latency(self, bootstrap: str, rate: float) -> dict[str, Any]:
+        plan, asked = self._plan, {"asked_per_s": rate}
+        if not self._time_left("rest"):
+            return asked | {"missing": "the time was up"}
         try:
             figures, wrong = latency.measure(
-                bootstrap, self._cores, half, plan.latency_s, plan.engine_timeout_s, self._say
+                bootstrap, self._cores, rate, plan.latency_s, plan.engine_timeout_s, self._say
             )
         except (Failed, Missing) as reason:
             self.result["faults"].append(f"latency: {reason}")
-            return {"missing": str(reason)}
+            return asked | {"missing": str(reason)}
         self.result["faults"] += wrong
-        return figures
+        return asked | figures
 
     def flood(self, bootstrap: str) -> None:
         """Run ours on more ids than there is room for."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import latency
+from tests.bench import latency, operation
 from tests.bench.engines import ENGINES, OURS, faults
 from tests.bench.plot import svg
 from tests.bench.report import Grid, grids
@@ -26,18 +26,25 @@ def result() -> dict[str, Any]:
         "missing": {"W1": {RUST: "cargo is not there: rustup installs it"}},
         "curve": {"GPUs": {"1000000": {"missing": "the time was up"}}},
         "latency": {
-            "messages_per_s": 50.0,
             "half_of_ours_per_s": 100.0,
-            "producer_max_per_s": 71.0,
-            "producer_queue_max_s": 0.0625,
-            "gpus": 64,
-            "ticks": 130,
-            "alerts": 16,
-            "outbox_p50_s": 0.125,
-            "outbox_p99_s": 0.375,
-            "p50_s": 0.25,
-            "p99_s": 0.5,
-            "max_s": 0.75,
+            "rates": [
+                {
+                    "asked_per_s": 100.0,
+                    "messages_per_s": 99.0,
+                    "producer_late_max_s": 0.0625,
+                    "broker_ack_max_s": 0.25,
+                    "gpus": 64,
+                    "ticks": 130,
+                    "checkpoints": 5,
+                    "alerts": 16,
+                    "outbox_p50_s": 0.125,
+                    "outbox_p99_s": 0.375,
+                    "p50_s": 0.25,
+                    "p99_s": 0.5,
+                    "max_s": 0.75,
+                },
+                {"asked_per_s": 50.0, "missing": "the time was up"},
+            ],
         },
         "flood": {
             "entities_max": 10,
@@ -80,13 +87,31 @@ def test_a_point_of_the_curve_that_was_left_out_says_why(result):
 
 
 def test_latency_and_flood_have_tables(result):
-    assert grid_of(result, "notifier").rows == [
-        ("50", "100", "71", "64", "130", "16", "0.062 s", "0.125 s", "0.375 s", "0.250 s", "0.500 s", "0.750 s")
-    ]
+    lower, half = grid_of(result, "notifier").rows
+    assert lower[0] == "50: missing, the time was up"
+    assert half[:5] == ("99 (half of ours)", "64", "130", "5", "16")
+    assert half[5:] == ("0.062 s", "0.250 s", "0.125 s", "0.375 s", "0.250 s", "0.500 s", "0.750 s")
     assert grid_of(result, "flood").rows == [("50", "30", "1 MiB"), ("100", "20", "2 MiB")]
     for name in ("latency", "flood"):
         result[name] = {"missing": "the time was up"}
     assert grid_of(result, "notifier").rows[0][0] == grid_of(result, "flood").rows[0][0] == "missing, the time was up"
+
+
+def test_operation_shows_the_worst_beside_its_goal(result):
+    rounds = [
+        {"ended_s": 10.0, "seconds": 0.5, "saving": True, "stages_s": {"tick": 0.25, "poll": 0.125}},
+        {"ended_s": 11.0, "seconds": 0.25, "saving": True, "stages_s": {}},
+        {"ended_s": 21.0, "seconds": 1.0, "saving": False, "stages_s": {"poll": 0.5, "gc": 0.625}},
+    ]
+    asked = {"/metrics": {"seconds": 0.25, "bytes": 1 << 20}, "/api/v1/summary": {"seconds": 0.125, "bytes": 9}}
+    found = {"gpus": 1000, "fresh_s": 1.5, "resumed_s": 2.5, "checkpoint_max_s": 1.0, "messages_per_s": 200.0}
+    found |= {"gaps": operation.longest(rounds, [(20.5, 20.75)]), "idle": asked, "ingest": asked}
+    rows = {name: rest for name, *rest in grid_of(result | {"operation": {"1000": found}}, "Operation").rows}
+    assert rows["longest stop / tick / poll beside a checkpoint"] == ["50 ms", "250 / 250 / 125 ms"]
+    assert rows["beside a scrape"] == ["", "625 / 0 / 500 ms"]
+    assert rows["beside neither"] == ["", "none"]
+    assert rows["/metrics"] == ["0.5 s", "0.250 s"]
+    assert rows["start to ready, fleet resumed"] == ["5 s", "2.50 s"]
 
 
 def test_the_picture_is_well_formed_and_the_same_each_time(result):
@@ -120,7 +145,7 @@ def test_an_alert_waits_for_the_slowest_partition_to_pass_the_end_of_its_tick_by
 def test_latencies_count_from_what_was_awaited():
     rounds = [(at + 30_000, produced) for at, produced in ROUNDS]
     reached = [(10**10, 400 + 2 * 10**9), (0, 200 + 10**9), (3 * 10**10, 10**10)]  # no round ends the last one's tick
-    assert latency.latencies_s(rounds, reached) == [1.0, 2.0]
+    assert latency.latencies_s(rounds, reached, lateness_ns=30 * 10**9) == [1.0, 2.0]
 
 
 def test_percentiles_are_values_that_were_measured():

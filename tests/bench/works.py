@@ -168,11 +168,6 @@ class Load:
 class Steady(Load):
     """W1 of which one GPU after the other falls idle, so that many ticks bring alerts."""
 
-    @property
-    def topic(self) -> str:
-        """The name of the one topic: its size is known only when it is there."""
-        return "bench-steady"
-
     @staticmethod
     def at(rate: float, seconds: float, partitions: int = 4) -> Steady:
         """Return the load that takes so long at so many messages a second: the fleet that reports so often."""

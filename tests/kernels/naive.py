@@ -82,12 +82,11 @@ def alert_advance(ticks, for_ns, keep_firing_for_ns):
     return events
 
 
-def latest_add(entity, time_ns, values, m):
-    out = np.full((m, values.shape[1]), np.nan)
+def latest_add(entity, time_ns, column, m):
+    out = np.full(m, np.nan)
     for e in range(m):
-        for c in range(values.shape[1]):
-            own = [(t, v) for t, v, k in zip(time_ns, values[:, c], entity, strict=True) if k == e and not np.isnan(v)]
-            out[e, c] = max(own, key=lambda pair: pair[0])[1] if own else np.nan
+        own = [(t, v) for t, v, k in zip(time_ns, column, entity, strict=True) if k == e and not np.isnan(v)]
+        out[e] = max(own, key=lambda pair: pair[0])[1] if own else np.nan
     return out
 
 

@@ -17,7 +17,7 @@ from kernels.presence import holder_confirm, presence_add, presence_read
 from kernels.rows import rows_merge, rows_number, rows_sort
 from kernels.waste import SIGNAL_TRUST, waste_classify, waste_find
 from kernels.watermark import watermark_advance
-from kernels.window import BLOCK, window_add, window_mean, window_range, window_read
+from kernels.window import window_add, window_mean, window_range, window_read
 from tests.kernels import naive
 
 ENTITIES = 4
@@ -100,7 +100,7 @@ def test_a_window_holds_exactly_the_samples_of_its_panes(history, now_s):
         expected = naive.window_read(time_ns[own], value[own], now_ns, PANE_NS, PANES, 0.5)
         assert np.allclose([f[e] for f in figures], expected, rtol=1e-9, atol=1e-12, equal_nan=True)
     mean = np.empty(ENTITIES)
-    window_mean(now_ns, PANE_NS, whole[0], whole[1], whole[3], np.empty(BLOCK), mean)
+    window_mean(now_ns, PANE_NS, whole[0], whole[1], whole[3], mean)
     assert np.array_equal(mean, figures[2], equal_nan=True)
     for e in range(ENTITIES):
         history = time_ns[entity == e], value[entity == e], now_ns, PANE_NS, PANES
@@ -151,20 +151,16 @@ def test_the_quantile_of_nothing_is_nan():
     assert np.isnan(out).all()
 
 
-@given(histories(columns=3))
+@given(histories())
 def test_the_latest_value_is_the_newest_that_was_measured(history):
-    entity, time_ns, columns, cut = history
-    values = np.stack(columns, axis=1)
-    value, value_time_ns = np.full((ENTITIES, 3), np.nan), np.zeros((ENTITIES, 3), np.int64)
+    entity, time_ns, (column,), cut = history
+    value, value_time_ns = np.full(ENTITIES, np.nan), np.zeros(ENTITIES, np.int64)
     for piece in in_pieces(entity, time_ns, cut):
-        latest_add(entity[piece], time_ns[piece], values[piece], value, value_time_ns)
-    assert np.array_equal(value, naive.latest_add(entity, time_ns, values, ENTITIES), equal_nan=True)
-    now_ns, stale_ns = int(time_ns.max(initial=START_NS)), 60 * 10**9
-    for c in range(3):
-        newest, newest_ns = np.ascontiguousarray(value[:, c]), np.ascontiguousarray(value_time_ns[:, c])
-        out = np.empty(ENTITIES)
-        latest_read(now_ns, stale_ns, newest, newest_ns, out)
-        assert np.array_equal(out, naive.latest_read(now_ns, stale_ns, newest, newest_ns), equal_nan=True)
+        latest_add(entity[piece], time_ns[piece], column[piece], value, value_time_ns)
+    assert np.array_equal(value, naive.latest_add(entity, time_ns, column, ENTITIES), equal_nan=True)
+    now_ns, stale_ns, out = int(time_ns.max(initial=START_NS)), 60 * 10**9, np.empty(ENTITIES)
+    latest_read(now_ns, stale_ns, value, value_time_ns, out)
+    assert np.array_equal(out, naive.latest_read(now_ns, stale_ns, value, value_time_ns), equal_nan=True)
 
 
 @given(histories(columns=3))

@@ -55,9 +55,9 @@ def histogram(e, t, v, pieces):
 
 
 def latest(e, t, v, pieces):
-    state = np.full((ENTITIES, COLUMNS), np.nan), np.zeros((ENTITIES, COLUMNS), np.int64)
+    state = np.full(ENTITIES, np.nan), np.zeros(ENTITIES, np.int64)
     for piece in pieces:
-        latest_add(e[piece], t[piece], v[piece], *state)
+        latest_add(e[piece], t[piece], v[piece, 0].copy(), *state)
     return state
 
 

@@ -69,3 +69,7 @@ class Scanner(Protocol):
     def learn(self, record: Record) -> bool:
         """Learn from a record of this format that was not plain and had nothing to reject; return whether it was new."""
         ...
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget which labels mean others than these label sets, bool[label sets]: they will be asked about again."""
+        ...

@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 
 from detectors.columns import COLUMNS
 from kernels.interned import NEVER_SEEN
-from kernels.native import IGNORED_NAME, KEY_WORDS, KEYS_MAX, LABEL, MEASUREMENT, OUT, TIME, UNKNOWN_NAME, native_scan
+from kernels.native import (
+    IGNORED_NAME,
+    KEY_WORDS,
+    KEYS_MAX,
+    LABEL,
+    MEASUREMENT,
+    OUT,
+    TIME,
+    UNKNOWN_NAME,
+    native_scan,
+)
 from kernels.points import rows_repeated
 from service.ingest.contract import Record
 from service.ingest.fields import FieldTable
@@ -123,6 +133,10 @@ class NativeScanner:
             for name in row:
                 self._learn_key(name)
         return len(self._names) > known
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget labels that mean others than these label sets."""
+        self._labels.forget(used)
 
     def _learn_key(self, name: str) -> None:
         text = b'"' + name.encode() + b'":'

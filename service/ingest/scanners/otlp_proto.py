@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels.otlp import otlp_scan
 from service.ingest.contract import Record
@@ -46,3 +47,7 @@ class OtlpProtoScanner:
     def learn(self, record: Record) -> bool:
         """There is nothing to learn beyond what `scan` asks."""
         return False
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget labels that mean others than these label sets."""
+        self._reader.labels.forget(used)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from service.ingest.scanners.contract import Ask
 ENTRIES_FIRST = 1 << 12
 ENTRIES_MAX = 1 << 21  # labels come from outside: beyond this the table starts anew
 WORDS_PER_ENTRY = 32  # room in the arena; an entry may take more while others take less
+_MOVED_AT_ONCE = 1 << 14  # entries, so that moving a table takes little room beside it
 REFERENCE = -3  # what these labels mean, only the reference parser can tell
 
 TableArrays = tuple[  # slot, entry_hash, entry_at, entry_words, entry_next, meaning, arena, used
@@ -65,24 +65,46 @@ class RawLabels:
                 self._grow(min(max(2 * capacity, 1 << wanted.bit_length()), self._entries_max))
         return self._slot, self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used
 
-    def _contents(self) -> list[NDArray[Any]]:
-        return [self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used]
-
-    def _grow(self, capacity: int) -> None:
-        entries, words = self._used[:2].tolist()
-        before = self._contents()
-        self._begin(capacity)
-        # What is not taken yet stays untouched: it costs no memory until then.
-        for old, new, taken in zip(before, self._contents(), (*[entries] * 5, words, 4), strict=True):
-            new[:taken] = old[:taken]
-        slots_fill(self._hash, entries, self._slot)
-
     def contents(self, entry: NDArray[np.int32]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return the words of these entries one after the other, and int64[entries + 1] where each begins."""
         words = self._words[entry].astype(np.int64)
         begin = np.concatenate([[0], np.cumsum(words)])
         place = np.arange(begin[-1]) + np.repeat(self._at[entry] - begin[:-1], words)
         return self._arena[place], begin
+
+    def forget(self, used: NDArray[np.bool_]) -> None:
+        """Drop the entries whose label set is not used, and those that mean none; used bool[label sets]."""
+        meaning = self.meaning[: len(self)]
+        known = meaning >= 0
+        known[known] = used[meaning[known]]
+        self._rebuild(np.flatnonzero(known), len(self._hash))
+
+    def _grow(self, capacity: int) -> None:
+        self._rebuild(np.arange(len(self)), capacity)
+
+    def _rebuild(self, kept: NDArray[np.int64], capacity: int) -> None:
+        """Begin anew with these entries, which get the numbers 0.. in this order.
+
+        Only what is taken of the arrays is written to: the rest of an arena costs no memory until it is used.
+        """
+        before = self._hash, self.meaning, self._at, self._words, self._next, self._arena, int(self._used[2])
+        hash_, meaning, at, size, next_, arena, last = before
+        number = np.zeros(len(hash_), np.int32)  # what comes next is a guess: the first in the place of what is gone
+        number[kept] = np.arange(len(kept))
+        self._begin(capacity)
+        words = 0
+        for first in range(0, len(kept), _MOVED_AT_ONCE):
+            own = kept[first : first + _MOVED_AT_ONCE]
+            to = slice(first, first + len(own))
+            end = words + np.cumsum(size[own], dtype=np.int64)
+            self._at[to] = end - size[own]
+            self._words[to], self._hash[to], self.meaning[to] = size[own], hash_[own], meaning[own]
+            self._next[to] = number[next_[own]]
+            from_ = np.repeat(at[own] - self._at[to], size[own]) + np.arange(words, end[-1])
+            self._arena[words : end[-1]] = arena[from_]
+            words = int(end[-1])
+        self._used[:3] = len(kept), words, number[last]
+        slots_fill(self._hash, len(kept), self._slot)
 
 
 def resolve(

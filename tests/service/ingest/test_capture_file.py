@@ -16,7 +16,6 @@ from service.clock import SystemClock
 from service.ingest import capture_file
 from service.ingest.capture_file import CaptureLog, is_capture, parts
 from service.ingest.contract import RecordBatch
-from service.ingest.dead_letter import places
 from service.pipeline.intake import Intake
 from tests.service.ingest.decoding import TOPIC, Bench, golden
 from tests.service.pipeline.stream import configuration, worker
@@ -183,7 +182,7 @@ def test_the_breaker_sees_bad_lines_where_they_lie_among_the_records(tmp_path: P
     (part,) = parts(path)
     (batch,) = read_on(CaptureLog(TOPIC, path, part), None, 100)
     bench = Bench()
-    intake = Intake(bench.decoder, worker(configuration(), bench.label_sets), 100, None)
-    total, rejected = places(batch, intake.take(batch, intake.decode(batch)))
-    assert total == 8
-    assert [index for index, _ in rejected] == [1, 3, 4, 5, 7]
+    intake = Intake(bench.decoder, worker(configuration(), bench.label_sets), configuration().ingest, None)
+    letters = intake.take(batch, intake.decode(batch))
+    assert letters.records == 8
+    assert [place for place, _ in letters.poison()] == [1, 3, 4, 5, 7]

@@ -172,7 +172,7 @@ def expected_labels(line: dict[str, Any], found: LabelSet) -> LabelSet:
 def test_every_capture_decodes_to_what_was_served(path: Path) -> None:
     bench = Bench()
     decoded = bench.decode_records(read_capture(path))
-    assert not decoded.letters
+    assert not decoded.rejected
     assert decoded.outcomes["unknown_metric"] == 0
     merged = bench.merged(decoded)
     truth = truth_of(path)
@@ -196,7 +196,7 @@ def test_every_capture_decodes_to_what_was_served(path: Path) -> None:
 def test_nvidia_smi_through_telegraf_decodes_to_what_was_reported(path: Path) -> None:
     bench = Bench()
     decoded = bench.decode_records(read_capture(path))
-    assert not decoded.letters
+    assert not decoded.rejected
     assert decoded.outcomes["unknown_metric"] == 0
     truth = {}
     for line in read_truth(path.parent / "truth-smi.ndjson.gz"):
@@ -248,7 +248,7 @@ def test_the_markers_of_a_dead_exporter_make_no_rows() -> None:
 def test_collectd_decodes_to_what_was_served(path: Path) -> None:
     bench = Bench()
     decoded = bench.decode_records(read_capture(path))
-    assert not decoded.letters
+    assert not decoded.rejected
     assert decoded.outcomes["unknown_metric"] == 0
     truth = {}
     for line in read_truth(path.parent / "truth.ndjson.gz"):

@@ -233,9 +233,9 @@ def test_a_bad_record_gets_its_reason_and_its_neighbours_survive(name: str, valu
     started_s = time.perf_counter()
     decoded = bench.decode(good, value, good)
     assert time.perf_counter() - started_s < 0.5
-    (letter,) = decoded.letters
-    assert letter.reason == reason
-    assert letter.offset == 1
+    (rejected,) = decoded.rejected
+    assert rejected.reason == reason
+    assert rejected.record == 1
     assert decoded.outcomes["rejected"] == 1
     assert decoded.outcomes["accepted"] == 2 * alone["accepted"] == 2
     assert set(decoded.batch.offset.tolist()) == {0, 2}
@@ -254,7 +254,7 @@ def test_a_name_that_is_too_long_is_rejected_and_costs_no_memory(size):
     adapter = ADAPTER.replace(b'"GPU-1"', b'"GPU-1","pod":"%s"' % name) % b'"5"'
     for _ in range(2):
         decoded = bench.decode(native, adapter, b'{"ts":1795550720,"uuid":"GPU-1","util":5}')
-        assert [letter.reason for letter in decoded.letters] == ["too_large", "too_large"]
+        assert [each.reason for each in decoded.rejected] == ["too_large", "too_large"]
         assert len(decoded.batch) == 1
     assert len(bench.label_sets) == 1
 
@@ -272,5 +272,5 @@ def test_a_name_that_is_too_long_is_rejected_and_costs_no_memory(size):
 def test_a_record_that_several_formats_claim_goes_to_the_one_that_reads_it(value):
     bench = Bench()
     decoded = bench.decode(value)
-    assert decoded.letters == []
+    assert decoded.rejected == []
     assert [cells for _, _, cells in bench.rows(decoded)] == [{"util_ratio": 0.05}]

@@ -73,7 +73,7 @@ def test_a_topic_can_be_pinned_to_every_format_that_there_is() -> None:
 def test_the_golden_records_mean_the_same_rows_in_every_format(name: str) -> None:
     bench = Bench()
     decoded = bench.decode(*golden(name))
-    assert not decoded.letters
+    assert not decoded.rejected
     assert bench.merged(decoded) == (COLLECTD if name == "collectd_json" else ROWS)
 
 
@@ -150,5 +150,5 @@ def test_every_record_has_exactly_one_outcome_and_rows_hold_only_sane_values(
     decoded = bench.decode(*values)
     ended_in = sum(decoded.outcomes[name] for name in ("accepted", "rejected", "tombstone", "no_gpu"))
     assert ended_in == len(values)
-    assert decoded.outcomes["rejected"] <= len(decoded.letters) <= len(values)
+    assert decoded.outcomes["rejected"] <= len(decoded.rejected) <= len(values)
     assert all(math.isfinite(cell) for _, _, cells in bench.rows(decoded) for cell in cells.values())

@@ -19,7 +19,7 @@ import pytest
 
 from service.clock import SystemClock
 from service.errors import Unavailable
-from service.ingest import kafka_public
+from service.ingest import kafka_public, kafka_seam
 from service.ingest.contract import Corrupt, Gap, Record, RecordBatch, TopicPartition
 from service.ingest.kafka_codecs import EXPANDED_BYTES_MAX
 from service.ingest.kafka_group import FencedMember
@@ -233,20 +233,44 @@ def test_on_the_raw_path_a_corrupt_batch_is_named_and_its_neighbours_are_read(ra
     assert batches[-1].next_offset == 30
 
 
-def test_on_the_public_path_a_corrupt_batch_costs_a_rejoin_and_is_then_named_and_its_neighbours_are_read(
-    public_bench: Bench,
+@pytest.mark.parametrize("seam", [None, "the client differs"])
+def test_on_the_public_path_a_corrupt_batch_is_named_without_a_rejoin_and_its_neighbours_are_read(
+    public_bench: Bench, seam: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kafka_seam, "seam_problem", lambda: seam)
     topic = _topic_with_a_corrupt_batch(public_bench)
     source = public_bench.opened(topic)
     batches, lost = _read_as_the_loop_does(source, {}, lambda found: found and found[-1].next_offset == 30)
     assert values(batches) == NEIGHBOURS
     assert [corrupt[:2] for corrupt in _corrupt(batches)] == [(10, 20)]
     assert "failed crc check" in _corrupt(batches)[0].detail
-    assert lost == 1
+    assert lost == 0
     source.seek(*source.assigned(), 12)
     again = _poll_until(source, records)
-    assert [corrupt[:2] for corrupt in _corrupt(again)] == [(12, 20)], "it is remembered, and costs no second rejoin"
+    assert [corrupt[:2] for corrupt in _corrupt(again)] == [(12, 20)], "it is remembered"
     assert values(again) == NEIGHBOURS[10:]
+
+
+def test_on_the_public_path_records_between_two_corrupt_batches_are_read_and_so_are_other_partitions(
+    public_bench: Bench,
+) -> None:
+    """Looked for in steps that double, both batches would be one: the steps from 10 are 11, 13, 17, 25."""
+    topic = new_topic(public_bench.broker, partitions=2)
+    for first, end in ((0, 10), (10, 20), (20, 22), (22, 42), (42, 50)):
+        write(public_bench.broker, topic, numbered(first, end))
+        write(public_bench.broker, topic, numbered(first, end), partition=1)
+    flip(public_bench.broker, topic, b"key-15")
+    flip(public_bench.broker, topic, b"key-30")
+    batches, lost = _read_as_the_loop_does(
+        public_bench.opened(topic),
+        {},
+        lambda found: sum(batch.next_offset == 50 for batch in found) == 2,
+    )
+    assert [corrupt[:2] for corrupt in _corrupt(batches)] == [(10, 20), (22, 42)]
+    good = [*range(10), *range(20, 22), *range(42, 50)]
+    assert values([each for each in batches if each.partition == 0]) == [b"%d" % number for number in good]
+    assert values([each for each in batches if each.partition == 1]) == [b"%d" % number for number in range(50)]
+    assert lost == 0
 
 
 NEIGHBOURS: list[bytes | None] = [b"%d" % number for number in (*range(10), *range(20, 30))]
@@ -298,7 +322,7 @@ def test_on_the_raw_path_a_last_batch_that_is_corrupt_does_not_hold_up_what_come
     assert values(_poll_until(source, records)) == [b"10"]
 
 
-def test_on_the_public_path_a_last_batch_that_is_corrupt_costs_a_rejoin_and_does_not_hold_up_what_comes_later(
+def test_on_the_public_path_a_last_batch_that_is_corrupt_does_not_hold_up_what_comes_later(
     public_bench: Bench,
 ) -> None:
     topic = new_topic(public_bench.broker)
@@ -307,7 +331,7 @@ def test_on_the_public_path_a_last_batch_that_is_corrupt_costs_a_rejoin_and_does
     source = public_bench.opened(topic)
     batches, lost = _read_as_the_loop_does(source, {}, _corrupt)
     assert [corrupt[:2] for corrupt in _corrupt(batches)] == [(0, 10)]
-    assert lost == 1
+    assert lost == 0
     write(public_bench.broker, topic, numbered(10, 11))
     assert values(_poll_until(source, records)) == [b"10"]
 

@@ -38,7 +38,7 @@ class Twins:
         batch = RecordBatch(TOPIC, 0, 1 + max((r.offset for r in records), default=0), records)
         reference, scanned = (decoder.decode(batch) for decoder in self.decoders)
         assert scanned.outcomes == reference.outcomes
-        assert scanned.letters == reference.letters
+        assert scanned.rejected == reference.rejected
         ours, theirs = scanned.batch, reference.batch
         assert ours.offset.tolist() == theirs.offset.tolist()
         assert ours.event_time_ns.tolist() == theirs.event_time_ns.tolist()
@@ -79,7 +79,7 @@ class Watched:
     def __init__(self, ask: Any, asked: list[Record]) -> None:
         self._ask = ask
         self._asked = asked
-        self.label_set = ask.label_set
+        self.label_set, self.label_sets = ask.label_set, ask.label_sets
 
     def samples(self, record: Record) -> Any:
         self._asked.append(record)
@@ -242,3 +242,47 @@ def test_damaged_messages_are_read_as_by_the_reference(format_name, data):
     twins = Twins()
     for _ in range(2):
         twins.same(records_of([*messages, *values, *messages]))
+
+
+UNUSUAL = (
+    "labels",
+    "kind",
+    "",
+    " ",
+    "N/A",
+    "null",
+    "é",
+    "a\u2028",
+    "\x7f",
+    7,
+    0,
+    -1,
+    1.5,
+    None,
+    True,
+    [],
+    "x" * 300,
+    "GPU-1",
+    "MIG-2",
+)
+
+
+@pytest.mark.parametrize("field", ["gpu", "uuid", "node", "mig_id", "pod", "team", "capacity_type"])
+def test_native_labels_of_any_kind_mean_what_the_reference_says(field):
+    twins = Twins()
+    plain = {"ts": 1_790_000_000, "gpu": "3", "node": "n1", "namespace": "N/A", "sm": 0.5}
+    for round_ in range(2):
+        for k, text in enumerate(UNUSUAL):
+            first = {"ts": plain["ts"], "sm": 0.5, field: text}
+            mixed = [plain | {field: text}, plain, first, plain | {field: text, "uuid": f"GPU-{round_}-{k}"}]
+            values = [json.dumps(row, ensure_ascii=k % 2 == 0, separators=(",", ":")).encode() for row in mixed]
+            values += [json.dumps(mixed).encode(), json.dumps([plain, {**plain, field: text}]).encode()]
+            twins.same(records_of(values))
+
+
+def test_new_plain_native_labels_need_no_reference():
+    twins = Twins()
+    rows = [{"ts": 1_790_000_000, "gpu": f"GPU-{i}", "node": f"n{i // 8}", "sm": 0.5} for i in range(100)]
+    records = records_of([json.dumps(row).encode() for row in rows])
+    twins.same(records[:1])
+    assert twins.plain_share(records, "native") == 1.0

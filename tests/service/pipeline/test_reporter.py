@@ -32,6 +32,7 @@ from tests.service.pipeline.stream import START_NS, configuration
 SILENT_AFTER_S = 180 + 15 + 30 + 10  # stale_after_s, tick_s, lateness_max_s, idle_partition_s
 
 
+DEFAULT = DeadLetterSettings()
 ALIVE: list[Life] = []
 
 
@@ -54,7 +55,7 @@ class Outlet:
 class Life:
     """One process of the service on the state in `folder`, without threads; its input is a file that may grow."""
 
-    def __init__(self, folder: Path, clock: ManualClock) -> None:
+    def __init__(self, folder: Path, clock: ManualClock, dead_letter: DeadLetterSettings = DEFAULT) -> None:
         self.clock = clock
         self.stop = threading.Event()
         self.publisher = Publisher(clock)
@@ -65,7 +66,7 @@ class Life:
         store = FileCheckpointStore(self._directory)
         resume = store.load()
         source = FileSource(FileSettings(paths=[str(folder / "in.ndjson")], follow=True), clock)
-        letters = DeadLetterFile(folder / "letters", DeadLetterSettings(), None)
+        letters = DeadLetterFile(folder / "letters", dead_letter, None)
         deliverer = SimpleNamespace(
             raise_if_failed=lambda: None, snapshot=lambda: SimpleNamespace(outcomes={}, waiting={})
         )
@@ -178,6 +179,41 @@ def test_a_fleet_that_speaks_again_is_known_again(first: Life, tmp_path: Path) -
     first.go_on(1)
     assert not first.publisher.is_silent()
     assert first.metric("gpus", state="idle_held") == 1
+
+
+def test_when_dead_letters_are_full_reading_waits_and_says_so_and_goes_on_when_files_are_moved_away(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "in.ndjson"
+    path.write_text("")
+    life = Life(tmp_path, ManualClock(), DEFAULT.model_copy(update={"bytes_max": 8000}))
+    lines = [f"{line}\n{{\n" for line in idle_gpus(60).splitlines()]  # a bad line after each good one
+    written = 0
+    while life.publisher.status.ready or not written:
+        with path.open("a") as file:
+            file.write("".join(lines[written : written + 2]))
+        written += 2
+        life.go_on(1)
+    read = life.metric("records_total", outcome="accepted")
+    assert life.metric("ready") == 0
+    assert "dead letters" in life.publisher.status.reasons[0]
+    assert all(partition.paused for partition in life.publisher.status.partitions)
+    assert 7000 < life.metric("dead_letter_bytes") <= life.metric("dead_letter_bytes_max") == 8000
+    assert 20 < read == written
+    with path.open("a") as file:
+        file.write("".join(lines[written : written + 10]))
+    life.go_on(60)
+    assert life.metric("records_total", outcome="accepted") == read
+    assert life.loop.checkpoints > 0, "what was read is saved all the same"
+    older = sorted(tmp_path.glob("letters*"))[:-1]
+    moved = [letter for file in older for letter in file.read_text().splitlines()]
+    for file in older:
+        file.unlink()
+    life.go_on(60)
+    assert life.metric("ready") == 1
+    assert life.metric("records_total", outcome="accepted") == written + 10
+    left = [letter for file in sorted(tmp_path.glob("letters*")) for letter in file.read_text().splitlines()]
+    assert len({json.loads(letter)["offset"] for letter in moved + left}) == len(moved + left) == written + 10
 
 
 @pytest.mark.parametrize(

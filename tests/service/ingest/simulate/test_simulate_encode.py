@@ -47,7 +47,7 @@ def test_a_format_decodes_to_the_rows_that_it_was_encoded_from(name: str) -> Non
     for scrape in scrapes():
         bench = Bench()
         decoded = bench.decode_records(records(encoder_of(name)(scrape)))
-        assert decoded.letters == []
+        assert decoded.rejected == []
         assert not decoded.outcomes["unknown_metric"]
         merged = {
             labels.entity_key(): (labels, time_ns, cells) for (labels, time_ns), cells in bench.merged(decoded).items()

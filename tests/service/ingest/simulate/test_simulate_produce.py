@@ -36,7 +36,7 @@ def test_a_capture_holds_every_message_and_the_same_seed_gives_the_same_file(tmp
     assert (tmp_path / "a.records.ndjson.gz").read_bytes() == (tmp_path / "b.records.ndjson.gz").read_bytes()
     captured = read_capture(tmp_path / "a.records.ndjson.gz")
     assert len(captured) == 5 * 8
-    assert Bench().decode_records(captured).letters == []
+    assert Bench().decode_records(captured).rejected == []
 
 
 def test_native_lines_are_those_that_the_source_hands_over(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_other_formats_are_duplicated_and_reordered_too_and_lose_nothing(wire: s
     arrived = [emission.message for batch in emissions(simulation(**hours), wire) for emission in batch]
     decoded = bench.decode_records([Record(i, m.timestamp_ms, m.key, m.value) for i, m in enumerate(arrived)])
     times = [message.timestamp_ms for message in arrived]
-    assert decoded.letters == []
+    assert decoded.rejected == []
     assert len(arrived) > len({message.value for message in arrived})
     assert any(later < earlier - 10_000 for earlier, later in itertools.pairwise(times))
     native = Bench()

@@ -119,7 +119,7 @@ def test_every_record_decodes_and_names_its_gpu_and_its_holder() -> None:
     bench = Bench()
     records = [record for records in read_all(source).values() for record in records]
     decoded = bench.decode_records(records)
-    assert decoded.letters == []
+    assert decoded.rejected == []
     assert decoded.outcomes == {"accepted": len(records)}
     rows = bench.rows(decoded)
     assert {labels.entity_key() for labels, _, _ in rows} == {entity.key for entity in source.entities}
