@@ -22,6 +22,9 @@ _SIGNALS = ("sm_active_ratio", "gr_engine_ratio", "util_ratio")  # best first
 _TRAFFIC = ("pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_bytes_per_s")
 PANES = 5
 _FIRST_LOOK = 512  # entities of a column among which a value is nearly always found
+# Whose newest value somebody asks for: an exporter sends many more columns, and each would cost 16 bytes per GPU.
+LATEST = frozenset((ACTIVITY, "tensor_ratio", "power_watts", "fb_used_bytes", "fb_free_bytes", "fb_total_bytes"))
+_PANE_NS_MIN = 2 * 10**9  # numbers of shorter panes would not fit into 32 bits until 2100
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Window:
     """A rolling window of window_s seconds over a column; samples above active_above count as active.
 
     The mean is always to be had; duty and variance with `spread`, lowest and highest value with `extremes`: each costs
-    60 to 80 bytes per GPU, and there are seven windows.
+    60 to 80 bytes per GPU, and there are seven windows. At least 10 s long.
     """
 
     column: str
@@ -70,7 +73,7 @@ class WindowFigures:
 
 
 _WINDOW = {
-    "pane": ArraySpec(np.int64, -1, (PANES,)),
+    "pane": ArraySpec(np.int32, -1, (PANES,)),
     "count": ArraySpec(np.int32, 0, (PANES,)),
     "active": ArraySpec(np.int32, 0, (PANES,)),
     "mean": ArraySpec(np.float64, 0, (PANES,)),
@@ -98,7 +101,8 @@ def _specs(feature: Feature) -> dict[str, ArraySpec]:
         case Ewma():
             return _EWMA
         case Histogram(bins=bins):
-            return {"last_ns": ArraySpec(np.int64, 0), "weight": ArraySpec(np.float64, 0, (bins,))}
+            # Weights are sums of ones that fade: 24 bits are more than a bin is wide.
+            return {"last_ns": ArraySpec(np.int64, 0), "weight": ArraySpec(np.float32, 0, (bins,))}
 
 
 class Features:
@@ -111,15 +115,15 @@ class Features:
         self._stale_ns = stale_ns
         saved = under("latest.", resume)
         self._signal = StateArrays(_SIGNAL, saved)
-        # Newest values by column, of those columns that ever occurred: an exporter sends few of the many that there are.
+        # Newest values by column, of those of LATEST that ever occurred.
         self._latest = {} if saved is None else _latest_resumed(saved)
-        self._states = {
-            # A statistic that the saved state lacks starts fresh: the configuration asks for it since then.
-            feature: StateArrays(_specs(feature), under(f"{feature}.", resume) or None)
-            for feature in sorted(set(required), key=repr)
-        }
-        windows = {f: state for f, state in self._states.items() if isinstance(f, Window)}
-        self._filled: set[Feature] = {f for f, state in windows.items() if (state["pane"] >= 0).any()}
+        self._required = sorted(set(required), key=repr)
+        # By statistic, of those whose column ever had a value: the others cost nothing.
+        self._states: dict[Feature, StateArrays] = {}
+        for feature in self._required:
+            known = under(f"{feature}.", resume)
+            if known:
+                self._states[feature] = StateArrays(_specs(feature), known)
         self.folds = 0
 
     def _all(self) -> list[StateArrays]:
@@ -144,6 +148,8 @@ class Features:
         if any(name in columns for name in _SIGNALS):
             folded[ACTIVITY] = self._activity(entity, time_ns, columns)
         for name, column in folded.items():
+            if name not in LATEST:
+                continue
             if name not in self._latest:
                 self._latest[name] = StateArrays(_LATEST, None)
                 self._latest[name].grow(len(self._signal))
@@ -151,10 +157,15 @@ class Features:
             latest_add(entity, time_ns, column, newest["value"], newest["time_ns"])
         if any(name in columns for name in _TRAFFIC):
             folded[IO] = _io(columns, len(entity))
-        for feature, state in self._states.items():
-            if feature.column in folded:
-                self._filled.add(feature)
-                self._fold_one(feature, state, entity, time_ns, folded[feature.column])
+        for feature in self._required:
+            if feature.column in folded and (feature in self._states or _any_value(folded[feature.column])):
+                self._fold_one(feature, self._state_of(feature), entity, time_ns, folded[feature.column])
+
+    def _state_of(self, feature: Feature) -> StateArrays:
+        if feature not in self._states:
+            self._states[feature] = StateArrays(_specs(feature), None)
+            self._states[feature].grow(len(self._signal))
+        return self._states[feature]
 
     def _activity(
         self, entity: NDArray[np.int32], time_ns: NDArray[np.int64], columns: Mapping[str, NDArray[np.float64]]
@@ -187,7 +198,7 @@ class Features:
         """Read a window with spread as of now_ns."""
         assert feature.spread
         m = len(self._signal)
-        if feature not in self._filled:
+        if feature not in self._states:
             return WindowFigures(np.zeros(m, np.int64), *[np.full(m, np.nan)] * 3)
         out = WindowFigures(np.empty(m, np.int64), *(np.empty(m) for _ in range(3)))
         state = self._states[feature]
@@ -201,17 +212,16 @@ class Features:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Read the extremes of a window as of now_ns, of some entities perhaps; NaN while it is empty."""
         assert feature.extremes
-        state = self._states[feature]
-        pane = state["pane"][entities]
-        lowest, highest = np.full(len(pane), np.nan), np.full(len(pane), np.nan)
-        if feature in self._filled:
-            known = state["lowest"][entities], state["highest"][entities]
-            window_range(now_ns, _pane_ns(feature), pane, *known, lowest, highest)
+        count = len(range(len(self._signal))[entities])
+        lowest, highest = np.full(count, np.nan), np.full(count, np.nan)
+        if feature in self._states:
+            pane, *known = (self._states[feature][name][entities] for name in ("pane", "lowest", "highest"))
+            window_range(now_ns, _pane_ns(feature), pane, known[0], known[1], lowest, highest)
         return lowest, highest
 
     def mean(self, feature: Window, now_ns: int) -> NDArray[np.float64]:
         """Read only the mean of a window as of now_ns, NaN while it is empty."""
-        if feature not in self._filled:
+        if feature not in self._states:
             return np.full(len(self._signal), np.nan)
         out = np.empty(len(self._signal))
         state = self._states[feature]
@@ -220,19 +230,24 @@ class Features:
 
     def ewma(self, feature: Ewma) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return copies of mean and variance, NaN before the first value."""
+        if feature not in self._states:
+            return np.full(len(self._signal), np.nan), np.full(len(self._signal), np.nan)
         state = self._states[feature]
         mean = state["mean"].copy()
         return mean, np.where(np.isnan(mean), np.nan, state["variance"])
 
     def quantile(self, feature: Histogram, quantile: float, entity: int) -> float:
         """Read a quantile of one entity's histogram, NaN while it is without values."""
+        if feature not in self._states:
+            return float("nan")
         weight = self._states[feature]["weight"][entity : entity + 1]
         out = np.empty(1)
         histogram_quantile(quantile, 0.0, 1.0 / feature.bins, weight, out)
         return float(out[0])
 
     def latest(self, column: str, now_ns: int) -> NDArray[np.float64]:
-        """Return each entity's newest value of a column, NaN when it is older than the staleness bound."""
+        """Return each entity's newest value of a column of LATEST, NaN when it is older than the staleness bound."""
+        assert column in LATEST
         if column not in self._latest:
             return np.full(len(self._signal), np.nan)
         latest, out = self._latest[column], np.empty(len(self._signal))
@@ -268,7 +283,9 @@ def _any_value(value: NDArray[np.float64]) -> bool:
 
 
 def _pane_ns(feature: Window) -> int:
-    return int(feature.window_s * 1e9) // PANES
+    pane_ns = int(feature.window_s * 1e9) // PANES
+    assert pane_ns >= _PANE_NS_MIN
+    return pane_ns
 
 
 def _io(columns: Mapping[str, NDArray[np.float64]], n: int) -> NDArray[np.float64]:

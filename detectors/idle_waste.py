@@ -137,7 +137,7 @@ class IdleWaste:
     """
 
     name: ClassVar[str] = "idle_waste"
-    state_version: ClassVar[int] = 1
+    state_version: ClassVar[int] = 2
     params_type: ClassVar[type[Params]] = IdleWasteParams
     kinds: ClassVar[tuple[AlertKind, ...]] = (
         AlertKind(
@@ -200,31 +200,22 @@ class IdleWaste:
         self._params = params
         self._activity = Window(ACTIVITY, params.window_s, params.active_above, spread=True, extremes=True)
         self.keep_firing_for_ns = int(params.keep_firing_for_s * 1e9)
-        states, kinds = len(STATES), len(self.kinds)
+        states = len(STATES)
         self._state = StateArrays(
             {
                 "state": ArraySpec(np.int8, UNKNOWN),
                 "state_since_ns": ArraySpec(np.int64, 0),
-                "seconds_in_state": ArraySpec(np.float64, 0, (states,)),
                 "usd_in_state": ArraySpec(np.float64, 0, (states,)),
             },
             resume,
         )
-        # What GPUs that are no longer tracked have left in the totals, so that counters never fall.
-        self._retired = np.zeros((2, states)) if resume is None else np.array(resume["retired"], np.float64)
-        # Worked out once for each override, and last for those that none applies to: labels change all the time.
-        self._bounds = [self._bounds_under(rule) for rule in (*params.overrides, Override())]
-        general = self._bounds[-1]
-        self._rules = StateArrays(
-            {
-                "rule": ArraySpec(np.int32, len(params.overrides)),
-                "idle_duty_max": ArraySpec(np.float64, general["idle_duty_max"]),
-                "efficiency_min": ArraySpec(np.float64, general["efficiency_min"]),
-                "for_ns": ArraySpec(np.int64, general["for_ns"], (kinds,)),
-                "exempt": ArraySpec(np.bool_, general["exempt"], (kinds,)),
-            },
-            None,
-        )
+        # Of all GPUs ever tracked, and what those that no longer are have left: counters never fall.
+        self._seconds = np.zeros(states) if resume is None else np.array(resume["seconds_in_state"], np.float64)
+        self._retired_usd = np.zeros(states) if resume is None else np.array(resume["retired_usd"], np.float64)
+        # A row for each override, and last one for those that none applies to: labels change all the time.
+        bounds = [self._bounds_under(rule) for rule in (*params.overrides, Override())]
+        self._bounds = {name: np.array([of_rule[name] for of_rule in bounds]) for name in bounds[0]}
+        self._rules = StateArrays({"rule": ArraySpec(np.int32, len(params.overrides))}, None)
         self._rules.grow(len(self._state["state"]))
         self._figures: dict[str, Array] = {}
         self._judged: tuple[Features, int, int] | None = None
@@ -235,25 +226,19 @@ class IdleWaste:
         self._rules.grow(entity_count)
 
     def keep(self, entities: NDArray[np.int64]) -> None:
-        """Keep only these entities; the seconds and dollars of the others stay in the totals."""
+        """Keep only these entities; the dollars of the others stay in the totals."""
         dropped = np.ones(len(self._state["state"]), np.bool_)
         dropped[entities] = False
-        self._retired[0] += self._state["seconds_in_state"][dropped].sum(axis=0)
-        self._retired[1] += self._state["usd_in_state"][dropped].sum(axis=0)
+        self._retired_usd += self._state["usd_in_state"][dropped].sum(axis=0)
         self._state.keep(entities)
         self._rules.keep(entities)
 
     def describe(self, entity: int, labels: LabelSet, owner: str) -> None:
-        """Find the override that applies to the entity and note its bounds."""
+        """Find the override that applies to the entity."""
         overrides = self._params.overrides
-        if not overrides:
-            return
-        rule = next((i for i, o in enumerate(overrides) if _matches(o, labels, owner)), len(overrides))
-        if rule == self._rules["rule"][entity]:
-            return
-        self._rules["rule"][entity] = rule
-        for name, value in self._bounds[rule].items():
-            self._rules[name][entity] = value
+        if overrides:
+            rule = next((i for i, o in enumerate(overrides) if _matches(o, labels, owner)), len(overrides))
+            self._rules["rule"][entity] = rule
 
     def _bounds_under(self, rule: Override) -> dict[str, Any]:
         params = self._params
@@ -281,7 +266,7 @@ class IdleWaste:
             score,
             fleet.usd_per_hour,
             tick_s,
-            self._state["seconds_in_state"],
+            self._seconds,
             self._state["usd_in_state"],
         )
         self._figures |= {"score": score, "confidence": confidence}
@@ -292,11 +277,12 @@ class IdleWaste:
             score,
             fleet.usd_per_hour,
             fleet.holder_since_ns,
+            self._rules["rule"],
             now_ns,
             int(self._params.grace_s * 1e9),
             _GRACED,
-            self._rules["exempt"],
-            self._rules["for_ns"],
+            self._bounds["exempt"],
+            self._bounds["for_ns"],
             self._state["usd_in_state"],
             found.kind,
             found.for_ns,
@@ -308,6 +294,7 @@ class IdleWaste:
     def _read(self, now_ns: int, features: Features, fleet: Fleet) -> None:
         """Read every window once, and of most the mean alone; the figures also serve as evidence."""
         window_s = self._params.window_s
+        self._figures = {}  # 130 bytes per GPU: those of the tick before go first
         activity = features.window(self._activity, now_ns)
         figures: dict[str, Array] = {
             "count": activity.count,
@@ -366,8 +353,9 @@ class IdleWaste:
             f["io"],
             f["fb"],
             f["fb_range"],
-            self._rules["idle_duty_max"],
-            self._rules["efficiency_min"],
+            self._rules["rule"],
+            self._bounds["idle_duty_max"],
+            self._bounds["efficiency_min"],
             p.efficient_load_min,
             p.efficient_pipe_min,
             p.context_mib * 2**20,
@@ -419,9 +407,9 @@ class IdleWaste:
         By entity [m]: copies of state and state_since_ns; score, confidence and signal of the last judgement, read-only;
         usd_so_far. By state float64[states]: seconds_total and usd_total, GPUs that are no longer tracked included.
         """
-        seconds, usd = self._retired.copy()
+        seconds, usd = self._seconds.copy(), self._retired_usd.copy()
         usd_so_far = np.empty(len(self._state))
-        dwell_sum(self._state["seconds_in_state"], self._state["usd_in_state"], seconds, usd, usd_so_far)
+        dwell_sum(self._state["usd_in_state"], usd, usd_so_far)
         shown: dict[str, Array] = {name: self._state[name].copy() for name in ("state", "state_since_ns")}
         shown |= {name: self._figures[name].view() for name in ("confidence", "score", "signal")}
         shown |= {"usd_so_far": usd_so_far, "seconds_total": seconds, "usd_total": usd}
@@ -431,7 +419,7 @@ class IdleWaste:
 
     def snapshot(self) -> dict[str, Array]:
         """Return the state; the rules come from the configuration and the labels."""
-        return self._state.snapshot("") | {"retired": self._retired}
+        return self._state.snapshot("") | {"seconds_in_state": self._seconds, "retired_usd": self._retired_usd}
 
 
 def _matches(override: Override, labels: LabelSet, owner: str) -> bool:

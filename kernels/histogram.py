@@ -17,14 +17,14 @@ def histogram_add(
     bin_width: float,
     half_life_s: float,
     last_ns: NDArray[np.int64],
-    weight: NDArray[np.float64],
+    weight: NDArray[np.float32],
 ) -> None:
     """Add each row with weight 1 after halving all older weight once per half-life.
 
     Rows        entity int32[n], time_ns int64[n], value float64[n], NaN = missing
     Parameters  lowest, left edge of the first bin; bin_width; half_life_s, seconds. Values beyond the edges go to the
                 outermost bins
-    State       last_ns int64[m], 0 before the first; weight float64[m, bins]
+    State       last_ns int64[m], 0 before the first; weight float32[m, bins]
     Source      the decaying histogram of the Kubernetes vertical pod autoscaler's recommender
     """
     bins = weight.shape[1]
@@ -51,13 +51,13 @@ def histogram_quantile(
     quantile: float,
     lowest: float,
     bin_width: float,
-    weight: NDArray[np.float64],
+    weight: NDArray[np.float32],
     out_value: NDArray[np.float64],
 ) -> None:
     """Read a quantile, linear within its bin.
 
     Parameters  quantile in 0..1; lowest, bin_width as in histogram_add
-    State       weight float64[m, bins]; only read
+    State       weight float32[m, bins]; only read
     Output      out_value float64[m], off by at most bin_width; NaN for an entity without weight
     """
     bins = weight.shape[1]

@@ -36,6 +36,7 @@ def waste_classify(
     io: NDArray[np.float64],
     fb: NDArray[np.float64],
     fb_range: NDArray[np.float64],
+    rule: NDArray[np.int32],
     idle_duty_max: NDArray[np.float64],
     efficiency_min: NDArray[np.float64],
     efficient_load_min: float,
@@ -69,8 +70,8 @@ def waste_classify(
                 1 GR, 2 UTIL, 3 none; count: samples of activity; duty: share of them above the active level; activity
                 and its variance; util, tensor, dram: means in 0..1; power_load: (power - idle) / (limit - idle), NaN if
                 the model's figures are unknown or the power is not this entity's alone; io: PCIe and NVLink bytes/s;
-                fb: mean framebuffer bytes; fb_range: its highest less its lowest
-    Parameters  idle_duty_max, efficiency_min float64[m], which a user may set per namespace; efficient_load_min, the
+                fb: mean framebuffer bytes; fb_range: its highest less its lowest; rule int32, which of the rules applies
+    Parameters  idle_duty_max, efficiency_min float64[rules], which a user may set per namespace; efficient_load_min, the
                 power load that takes the place of efficiency_min where SM activity is not measured, and
                 efficient_pipe_min, the busier of tensor and memory pipe, where power is not known either; the rest scalars,
                 named as the figures they bound; signal_trust float64[4]
@@ -89,7 +90,7 @@ def waste_classify(
         trust = signal_trust[signal[e]] * min(1.0, count[e] / samples_min)
         if np.isnan(power_load[e]):
             trust *= 0.85
-        if duty[e] <= idle_duty_max[e]:
+        if duty[e] <= idle_duty_max[rule[e]]:
             if power_load[e] > veto_load_min or (signal[e] < 2 and util[e] > veto_util_min):
                 out_state[e] = UNKNOWN
                 out_disagrees[e] = True
@@ -125,9 +126,10 @@ def waste_classify(
             out_score[e] = 1.0
             out_confidence[e] = 0.9 * trust
             continue
-        if activity[e] < efficiency_min[e]:
+        enough = efficiency_min[rule[e]]
+        if activity[e] < enough:
             out_state[e] = LOW_EFFICIENCY
-            out_score[e] = 1.0 - activity[e] / efficiency_min[e]
+            out_score[e] = 1.0 - activity[e] / enough
             out_confidence[e] = trust
             continue
         # Engine and NVML utilisation say that something ran, not how much of the chip; power says how much.
@@ -154,6 +156,7 @@ def waste_find(
     score: NDArray[np.float64],
     usd_per_hour: NDArray[np.float64],
     holder_since_ns: NDArray[np.int64],
+    rule: NDArray[np.int32],
     now_ns: int,
     grace_ns: int,
     graced: NDArray[np.bool_],
@@ -170,9 +173,9 @@ def waste_find(
     The first kinds are the wasteful states in their order, the last one is disagreement, which wastes nothing.
 
     Rows        state int8[m], disagrees bool[m], score float64[m], as waste_classify gives them; usd_per_hour
-                float64[m], NaN = price unknown; holder_since_ns int64[m], 0 = nobody
+                float64[m], NaN = price unknown; holder_since_ns int64[m], 0 = nobody; rule int32[m], which applies
     Parameters  now_ns; grace_ns, for how long a new holder is let be in the kinds that graced bool[kinds] names;
-                exempt bool[m, kinds]; for_ns int64[m, kinds], how long a kind must last to be an alert
+                exempt bool[rules, kinds]; for_ns int64[rules, kinds], how long a kind must last to be an alert
     State       usd_in_state float64[m, states]; only read
     Output      out_kind int8[m], -1 = nothing; out_for_ns int64[m], 0 with nothing; out_usd_per_hour float64[m], wasted
                 now; out_usd_total float64[m], wasted by this kind so far
@@ -187,9 +190,9 @@ def waste_find(
         if kind >= disagreement and not disagrees[e]:
             continue
         young = holder_since_ns[e] > 0 and now_ns - holder_since_ns[e] < grace_ns
-        if exempt[e, kind] or (young and graced[kind]):
+        if exempt[rule[e], kind] or (young and graced[kind]):
             continue
         out_kind[e] = kind
-        out_for_ns[e] = for_ns[e, kind]
+        out_for_ns[e] = for_ns[rule[e], kind]
         if kind < disagreement:
             out_usd_total[e] = usd_in_state[e, kind]

@@ -15,7 +15,7 @@ def window_add(
     value: NDArray[np.float64],
     pane_ns: int,
     active_above: float,
-    pane: NDArray[np.int64],
+    pane: NDArray[np.int32],
     count: NDArray[np.int32],
     active: NDArray[np.int32],
     mean: NDArray[np.float64],
@@ -30,7 +30,7 @@ def window_add(
 
     Rows        entity int32[n], time_ns int64[n], value float64[n], NaN = missing
     Parameters  pane_ns, length of a pane; active_above, a value counts as active when larger
-    State       [m, panes] each: pane int64, the pane's number since 1970, -1 when empty; count, active int32; mean,
+    State       [m, panes] each: pane int32, the pane's number since 1970, -1 when empty; count, active int32; mean,
                 sum_sq_dev (sum of squared deviations from the mean), lowest, highest float64. What nobody reads is
                 [m, 0]: active and sum_sq_dev together, lowest and highest together
     Source      Welford 1962, doi:10.1080/00401706.1962.10490022, within a pane
@@ -76,7 +76,7 @@ def window_add(
 def window_read(
     now_ns: int,
     pane_ns: int,
-    pane: NDArray[np.int64],
+    pane: NDArray[np.int32],
     count: NDArray[np.int32],
     active: NDArray[np.int32],
     mean: NDArray[np.float64],
@@ -130,7 +130,7 @@ def window_read(
 def window_mean(
     now_ns: int,
     pane_ns: int,
-    pane: NDArray[np.int64],
+    pane: NDArray[np.int32],
     count: NDArray[np.int32],
     mean: NDArray[np.float64],
     out_mean: NDArray[np.float64],
@@ -161,7 +161,7 @@ def window_mean(
 def window_range(
     now_ns: int,
     pane_ns: int,
-    pane: NDArray[np.int64],
+    pane: NDArray[np.int32],
     lowest: NDArray[np.float64],
     highest: NDArray[np.float64],
     out_lowest: NDArray[np.float64],

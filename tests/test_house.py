@@ -42,6 +42,7 @@ LONG_FUNCTIONS = {
     "detectors/idle_waste.py:_classify": "hands every column to the kernel",
     "service/pipeline/present.py:view": "fills one record of many fields",
     "kernels/log.py:records_walk": "the fields of a record, one after the other",
+    "kernels/alert.py:alert_advance": "hands seven columns on, as they were and as they are",
     "kernels/native.py:_object_at": "the members of an object, one kind after the other",
     "kernels/adapter.py:adapter_scan": "hands thirty arrays on",
     "kernels/native.py:native_scan": "hands thirty arrays on",

@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 
 from detectors.contract import Detector, Findings
 from detectors.labels import LabelSet
-from detectors.state import Array, ArraySpec, Snapshot, StateArrays
+from detectors.state import Array, Snapshot
 from kernels.alert import alert_advance, alert_leave
 from service.alerting.contract import Alert, AlertStatus
 
-# By entity and kind: dtype, and the value while no alert is open. In the order in which the kernel takes them.
-_STATE: dict[str, tuple[type[Any], float]] = {
-    "opened_ns": (np.int64, 0),
-    "fired_ns": (np.int64, 0),
-    "last_true_ns": (np.int64, 0),
-    "usd_at_open": (np.float64, 0),
-    "usd_so_far": (np.float64, 0),
-    "usd_per_hour": (np.float64, np.nan),
+# Of each open alert, in the order in which the kernel takes them.
+_STATE: dict[str, type[Any]] = {
+    "key": np.int64,
+    "opened_ns": np.int64,
+    "fired_ns": np.int64,
+    "last_true_ns": np.int64,
+    "usd_at_open": np.float64,
+    "usd_so_far": np.float64,
+    "usd_per_hour": np.float64,
 }
 
 
@@ -46,31 +47,39 @@ def alert_id(entity_key: str, detector: str, kind: str, opened_ns: int) -> str:
 class Lifecycle:
     """The alerts of one detector. An alert opens at the tick that first finds it, fires once it has lasted `for_ns`, and
     is resolved when it was not found for keep_firing_for_ns. A pending one that is not found once is dropped.
+
+    State is a row for each open alert, in order of key: entity * kinds + kind. Rows are replaced as a whole, never
+    written to, so that a checkpoint may read them at any time.
     """
 
     def __init__(self, detector: Detector, resume: Snapshot | None, firing: list[Alert]) -> None:
         self._detector = detector
-        kinds = (len(detector.kinds),)
-        self._state = StateArrays({n: ArraySpec(*spec, kinds) for n, spec in _STATE.items()}, resume)
+        self._kinds = len(detector.kinds)
+        self._open: dict[str, Array] = {
+            name: np.empty(0, dtype) if resume is None else resume[name].astype(dtype) for name, dtype in _STATE.items()
+        }
         self._firing = {alert.alert_id: alert for alert in firing}
-        self._place: dict[tuple[int, int], str] = {}
+        self._place: dict[int, str] = {}  # the id of each alert that fires, by key
 
     def bind(self, ids: Mapping[str, int]) -> None:
         """Learn the entity ids of the alerts that fire: called after a resume and after entities were dropped."""
         names = [kind.name for kind in self._detector.kinds]
         self._place = {
-            (ids[alert.entity_key], names.index(alert.kind)): key
+            ids[alert.entity_key] * self._kinds + names.index(alert.kind): key
             for key, alert in self._firing.items()
             if alert.entity_key in ids
         }
 
-    def grow(self, entity_count: int) -> None:
-        """Make room for new entities."""
-        self._state.grow(entity_count)
+    def keep(self, entities: NDArray[np.int64], before: int) -> None:
+        """Keep only these entities of `before`, which get the ids 0.. in this order; `bind` must follow."""
+        renamed = np.full(before, -1, np.int64)
+        renamed[entities] = np.arange(len(entities))
+        entity, kind = np.divmod(self._open["key"], self._kinds)
+        self._open["key"] = renamed[entity] * self._kinds + kind
+        self._keep_rows(renamed[entity] >= 0)
 
-    def keep(self, entities: NDArray[np.int64]) -> None:
-        """Keep only these entities; `bind` must follow."""
-        self._state.keep(entities)
+    def _keep_rows(self, kept: NDArray[np.bool_]) -> None:
+        self._open = {name: array[kept] for name, array in self._open.items()}
 
     def advance(
         self, findings: Findings, now_ns: int, subjects: Mapping[int, Subject], holder_since_ns: NDArray[np.int64]
@@ -81,40 +90,45 @@ class Lifecycle:
         appeared: an alert ends with the holder under which it opened, and a state that goes on opens the next holder's own.
         """
         left = self._leave(now_ns, holder_since_ns)
-        s = self._state
-        shape = s["opened_ns"].shape
-        fires, ends, count = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_), np.zeros(1, np.int64)
-        arrays: list[Array] = [*(s[name] for name in _STATE), fires, ends, count]
+        room = len(self._open["key"]) + int(np.count_nonzero(findings.kind >= 0))
+        after = {name: np.empty(room, dtype) for name, dtype in _STATE.items()}
+        fires, ends, count = np.empty(room, np.bool_), np.empty(room, np.bool_), np.zeros(2, np.int64)
+        arrays: list[Array] = [*self._open.values(), *after.values(), fires, ends, count]
         alert_advance(
             findings.kind,
             findings.for_ns,
             findings.usd_per_hour,
             findings.usd_total,
+            self._kinds,
             now_ns,
             self._detector.keep_firing_for_ns,
             *arrays,
         )
-        if not count[0]:
+        rows, marked = count.tolist()
+        self._open = {name: array[:rows] for name, array in after.items()}
+        if not marked:
             return [], left
-        fired = [self._fire(e, k, now_ns, findings, subjects[e]) for e, k in np.argwhere(fires).tolist()]
-        resolved = [self._resolve(e, k, now_ns) for e, k in np.argwhere(ends).tolist()]
-        self._clear(ends)
+        fired = [self._fire(row, now_ns, findings, subjects) for row in np.flatnonzero(fires[:rows]).tolist()]
+        resolved = [self._resolve(row, now_ns) for row in np.flatnonzero(ends[:rows]).tolist()]
+        if resolved:
+            self._keep_rows(~ends[:rows])
         return fired, left + resolved
 
     def _leave(self, now_ns: int, holder_since_ns: NDArray[np.int64]) -> list[Alert]:
         """Resolve what fired under a holder who is gone, and drop what was pending."""
-        s = self._state
-        inherited, count = np.zeros(s["opened_ns"].shape, np.bool_), np.zeros(1, np.int64)
-        alert_leave(holder_since_ns, s["opened_ns"], inherited, count)
+        opened = self._open
+        inherited, count = np.empty(len(opened["key"]), np.bool_), np.zeros(1, np.int64)
+        alert_leave(holder_since_ns, self._kinds, opened["key"], opened["opened_ns"], inherited, count)
         if not count[0]:
             return []
-        left = [self._resolve(e, k, now_ns) for e, k in np.argwhere(inherited & (s["fired_ns"] > 0)).tolist()]
-        self._clear(inherited)
+        left = [self._resolve(row, now_ns) for row in np.flatnonzero(inherited & (opened["fired_ns"] > 0)).tolist()]
+        self._keep_rows(~inherited)
         return left
 
-    def _fire(self, entity: int, kind: int, now_ns: int, findings: Findings, subject: Subject) -> Alert:
-        described = self._detector.kinds[kind]
-        opened_ns = int(self._state["opened_ns"][entity, kind])
+    def _fire(self, row: int, now_ns: int, findings: Findings, subjects: Mapping[int, Subject]) -> Alert:
+        entity, kind = divmod(int(self._open["key"][row]), self._kinds)
+        subject, described = subjects[entity], self._detector.kinds[kind]
+        opened_ns = int(self._open["opened_ns"][row])
         name = alert_id(subject.entity_key, self._detector.name, described.name, opened_ns)
         alert = Alert(
             alert_id=name,
@@ -137,32 +151,32 @@ class Lifecycle:
             evidence=self._detector.evidence(entity),
         )
         self._firing[name] = alert
-        self._place[entity, kind] = name
-        return self._as_of(alert, entity, kind, now_ns)
+        self._place[int(self._open["key"][row])] = name
+        return self._as_of(alert, row, now_ns)
 
-    def _resolve(self, entity: int, kind: int, now_ns: int) -> Alert:
-        alert = self._firing.pop(self._place.pop((entity, kind)))
-        ended_ns = int(self._state["last_true_ns"][entity, kind])
-        told = self._as_of(alert, entity, kind, now_ns)
+    def _resolve(self, row: int, now_ns: int) -> Alert:
+        alert = self._firing.pop(self._place.pop(int(self._open["key"][row])))
+        ended_ns = int(self._open["last_true_ns"][row])
+        told = self._as_of(alert, row, now_ns)
         return replace(told, status=AlertStatus.RESOLVED, ended_ns=ended_ns)
 
-    def _as_of(self, alert: Alert, entity: int, kind: int, now_ns: int) -> Alert:
-        rate = float(self._state["usd_per_hour"][entity, kind])
+    def _as_of(self, alert: Alert, row: int, now_ns: int) -> Alert:
+        rate = float(self._open["usd_per_hour"][row])
         if np.isnan(rate):
             return replace(alert, as_of_ns=now_ns)
-        spent = float(self._state["usd_so_far"][entity, kind])
+        spent = float(self._open["usd_so_far"][row])
         return replace(alert, as_of_ns=now_ns, usd_per_hour=rate, usd_so_far=spent)
 
-    def _clear(self, done: NDArray[np.bool_]) -> None:
-        for name, (_, fresh) in _STATE.items():
-            self._state[name][done] = fresh
+    def _rows_of(self, keys: list[int]) -> NDArray[np.int64]:
+        """Return where the alerts that fire under these keys stand."""
+        return np.searchsorted(self._open["key"], np.array(keys, np.int64))
 
     def firing(self, now_ns: int) -> dict[str, Alert]:
         """Return the alerts that fire, by id, with their dollars as of now."""
-        return {
-            name: self._as_of(self._firing[name], entity, kind, now_ns)
-            for (entity, kind), name in sorted(self._place.items())
-        }
+        keys = sorted(self._place)
+        names = [self._place[key] for key in keys]
+        rows = self._rows_of(keys).tolist()
+        return {name: self._as_of(self._firing[name], row, now_ns) for name, row in zip(names, rows, strict=True)}
 
     def costliest(self, now_ns: int, count: int) -> list[Alert]:
         """Return the `count` alerts that fire and cost most per hour, as of now; of equal ones those whose ids come first.
@@ -171,13 +185,12 @@ class Lifecycle:
         """
         if not self._place:
             return []
-        entity, kind = np.array(list(self._place), np.int64).T
-        gain = -np.nan_to_num(self._state["usd_per_hour"][entity, kind])
-        places, names = list(self._place), list(self._place.values())
+        rows, names = self._rows_of(list(self._place)), list(self._place.values())
+        gain = -np.nan_to_num(self._open["usd_per_hour"][rows])
         bound = np.partition(gain, count - 1)[count - 1] if len(gain) > count else np.inf
         chosen = np.flatnonzero(gain < bound).tolist()
         chosen += nsmallest(count - len(chosen), np.flatnonzero(gain == bound).tolist(), key=names.__getitem__)
-        return [self._as_of(self._firing[names[i]], *places[i], now_ns) for i in chosen]
+        return [self._as_of(self._firing[names[i]], int(rows[i]), now_ns) for i in chosen]
 
     def firing_count(self) -> int:
         """Return how many alerts fire."""
@@ -185,15 +198,15 @@ class Lifecycle:
 
     def pending_count(self) -> int:
         """Return how many alerts are pending."""
-        return int(np.count_nonzero((self._state["opened_ns"] > 0) & (self._state["fired_ns"] == 0)))
+        return int(np.count_nonzero(self._open["fired_ns"] == 0))
 
     def quiet(self) -> bool:
         """Tell whether no alert is pending or firing."""
-        return not (self._state["opened_ns"] > 0).any()
+        return not len(self._open["key"])
 
     def snapshot(self) -> dict[str, Array]:
-        """Return the arrays themselves."""
-        return self._state.snapshot("")
+        """Return the open alerts, a row for each."""
+        return dict(self._open)
 
     def fired(self) -> list[Alert]:
         """Return the alerts that fire, as they were when they fired."""

@@ -175,7 +175,7 @@ def _totals(worker: Worker) -> dict[str, Any]:
     if not worker.was_judged():
         return {"hours_in_state": {}, "waste_usd": 0.0}
     saved = worker.detectors[IdleWaste.name].snapshot()
-    hours = saved["seconds_in_state"].sum(axis=0) / 3600
+    hours = saved["seconds_in_state"] / 3600
     usd = float(saved["usd_in_state"].sum())
     return {"hours_in_state": dict(_rounded(hours)), "waste_usd": round(usd, 6)}
 

@@ -38,7 +38,7 @@ from service.settings import Settings
 
 log = get_logger(__name__)
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 # GPUs that report under more label sets than this, of many holders say, are described anew in each tick.
 _SETTLED_MAX = 8
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
@@ -120,9 +120,8 @@ class Worker:
         count = len(self.entities)
         for part in (self.features, self._scale, self._settled, self._facts):
             part.grow(count)
-        for name, detector in self.detectors.items():
+        for detector in self.detectors.values():
             detector.grow(count)
-            self.lifecycles[name].grow(count)
 
     def _bind(self) -> None:
         """Tell who depends on it that ids were given anew."""
@@ -299,7 +298,7 @@ class Worker:
             part.keep(keep)
         for name, detector in self.detectors.items():
             detector.keep(keep)
-            self.lifecycles[name].keep(keep)
+            self.lifecycles[name].keep(keep, len(kept))
         self._bind()
 
     def fleet(self, now_ns: int) -> Fleet:

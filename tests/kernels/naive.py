@@ -176,9 +176,9 @@ def dwell_add(states, scores, prices, seconds, state_count):
     return time, usd
 
 
-def dwell_sum(seconds_in_state, usd_in_state):
-    """By state, by state and by entity."""
-    return seconds_in_state.sum(axis=0), usd_in_state.sum(axis=0), usd_in_state.sum(axis=1)
+def dwell_sum(usd_in_state):
+    """By state and by entity."""
+    return usd_in_state.sum(axis=0), usd_in_state.sum(axis=1)
 
 
 def watermark_advance(times, lateness_ns, jump_ns, jump_rows):

@@ -64,7 +64,7 @@ def test_the_ewma_is_the_weighted_mean_and_variance_of_the_whole_history(history
 
 def windows(entity, time_ns, value, pieces, spread=PANES, extremes=PANES):
     state = (
-        np.full((ENTITIES, PANES), -1, np.int64),
+        np.full((ENTITIES, PANES), -1, np.int32),
         *(np.zeros((ENTITIES, width), np.int32) for width in (PANES, spread)),
         *(np.zeros((ENTITIES, width)) for width in (PANES, spread, extremes, extremes)),
     )
@@ -122,7 +122,7 @@ def test_a_histogram_weighs_each_value_by_its_age(history):
     entity, time_ns, (value,), cut = history
     weights = []
     for pieces in ([np.arange(len(entity))], in_pieces(entity, time_ns, cut)):
-        last, weight = np.zeros(ENTITIES, np.int64), np.zeros((ENTITIES, 10))
+        last, weight = np.zeros(ENTITIES, np.int64), np.zeros((ENTITIES, 10), np.float32)
         for piece in pieces:
             histogram_add(entity[piece], time_ns[piece], value[piece], 0.0, 0.1, 600.0, last, weight)
         weights.append(weight)
@@ -136,7 +136,7 @@ def test_a_histogram_weighs_each_value_by_its_age(history):
 
 @given(st.lists(st.floats(0, 0.999), min_size=1, max_size=50), st.floats(0.01, 0.99))
 def test_a_quantile_is_off_by_at_most_a_bin(values, quantile):
-    weight = np.zeros((1, 20))
+    weight = np.zeros((1, 20), np.float32)
     n = len(values)
     same_time = np.full(n, START_NS, np.int64)
     histogram_add(np.zeros(n, np.int32), same_time, np.array(values), 0.0, 0.05, 1e9, np.zeros(1, np.int64), weight)
@@ -147,7 +147,7 @@ def test_a_quantile_is_off_by_at_most_a_bin(values, quantile):
 
 def test_the_quantile_of_nothing_is_nan():
     out = np.empty(2)
-    histogram_quantile(0.5, 0.0, 0.1, np.zeros((2, 10)), out)
+    histogram_quantile(0.5, 0.0, 0.1, np.zeros((2, 10), np.float32), out)
     assert np.isnan(out).all()
 
 
@@ -282,54 +282,56 @@ def test_only_who_reports_under_other_labels_than_before_is_unsettled(ticks):
 def test_an_alert_leaves_with_the_holder_under_which_it_opened(rows):
     holder_since_ns = np.array([r[0] for r in rows], np.int64)
     opened_ns = np.array([r[1:] for r in rows], np.int64).reshape(-1, 2)
-    left, count = np.zeros(opened_ns.shape, bool), np.zeros(1, np.int64)
-    alert_leave(holder_since_ns, opened_ns, left, count)
-    assert np.array_equal(left, naive.alert_leave(holder_since_ns, opened_ns))
+    key = np.flatnonzero(opened_ns)
+    left, count = np.empty(len(key), bool), np.zeros(1, np.int64)
+    alert_leave(holder_since_ns, 2, key, opened_ns.ravel()[key], left, count)
+    assert key[left].tolist() == np.flatnonzero(naive.alert_leave(holder_since_ns, opened_ns)).tolist()
     assert count[0] == left.sum()
 
 
-@given(st.lists(st.lists(st.integers(-1, 1), min_size=2, max_size=2), max_size=25), st.integers(0, 40))
+@given(st.lists(st.lists(st.integers(-1, 2), min_size=3, max_size=3), max_size=25), st.integers(0, 40))
 def test_what_lasts_fires_and_what_stays_away_ends(ticks, for_ns):
-    shape = 2, 2
-    state = (
-        [np.zeros(shape, np.int64) for _ in range(3)] + [np.zeros(shape) for _ in range(2)] + [np.full(shape, np.nan)]
-    )
+    dtypes = [np.int64] * 4 + [float] * 3
+    state = [np.empty(0, dtype) for dtype in dtypes]
     events = []
     for number, kind in enumerate(ticks):
-        fires, ends, count = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(1, np.int64)
         now_ns = 10 * (number + 1)
-        found = np.array(kind, np.int8), np.full(2, for_ns), np.array([1.0, 2.0]), np.full(2, number + 5.0)
-        alert_advance(*found, now_ns, 30, *state, fires, ends, count)
-        assert count[0] == fires.sum() + ends.sum()
-        for i, array in enumerate(state):
-            array[ends] = np.nan if i == 5 else 0
-        events.append((fires, ends, state[0].copy()))
-        opened = state[0] > 0
-        assert np.array_equal(state[4][opened], (state[2] // 10 + 4.0 - state[3])[opened])
-        assert np.array_equal(~np.isnan(state[5]), opened)
-        assert not any(array[~opened].any() for array in state[:5])
-    for e in range(2):
-        for k in range(2):
-            own = [(10 * (n + 1), kind[e] == k) for n, kind in enumerate(ticks)]
-            assert [tuple(x[e, k] for x in event) for event in events] == naive.alert_advance(own, for_ns, 30)
+        found = np.array(kind, np.int8), np.full(3, for_ns), np.array([1.0, 2.0, np.nan]), np.full(3, number + 5.0)
+        room = len(state[0]) + 3
+        after = [np.empty(room, dtype) for dtype in dtypes]
+        fires, ends, count = np.empty(room, bool), np.empty(room, bool), np.zeros(2, np.int64)
+        alert_advance(*found, 3, now_ns, 30, *state, *after, fires, ends, count)
+        rows, marked = count.tolist()
+        state, fires, ends = [array[:rows] for array in after], fires[:rows], ends[:rows]
+        assert marked == fires.sum() + ends.sum()
+        events.append((state[0][fires].tolist(), state[0][ends].tolist()))
+        state = [array[~ends] for array in state]
+        key, opened_ns, _, last_true_ns, at_open, so_far, per_hour = state
+        assert (np.diff(key) > 0).all()
+        assert np.array_equal(so_far, last_true_ns // 10 + 4.0 - at_open)
+        assert np.array_equal(per_hour, found[2][key // 3], equal_nan=True)
+        events[-1] += (dict(zip(key.tolist(), opened_ns.tolist(), strict=True)),)
+    for key in range(9):
+        own = [(10 * (n + 1), kind[key // 3] == key % 3) for n, kind in enumerate(ticks)]
+        expected = naive.alert_advance(own, for_ns, 30)
+        assert [(key in a, key in b, c.get(key, 0)) for a, b, c in events] == expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.floats(0, 1), measured), min_size=1, max_size=30))
 def test_seconds_and_dollars_go_to_the_state_they_were_spent_in(ticks):
-    seconds, usd = np.zeros((1, 8)), np.zeros((1, 8))
+    seconds, usd = np.zeros(8), np.zeros((1, 8))
     for state, score, price in ticks:
         dwell_add(np.array([state], np.int8), np.array([score]), np.array([price]), 15.0, seconds, usd)
     expected = naive.dwell_add(*zip(*ticks, strict=True), 15.0, 8)
-    assert np.allclose((seconds[0], usd[0]), expected)
+    assert np.allclose((seconds, usd[0]), expected)
 
 
 @given(st.lists(st.lists(st.floats(0, 1e6), min_size=4, max_size=4), max_size=20))
 def test_what_was_spent_adds_up_by_state_and_by_entity(rows):
-    table = np.array(rows).reshape(-1, 2, 2)
-    seconds, usd = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
-    out = [np.zeros(2), np.zeros(2), np.empty(len(rows))]
-    dwell_sum(seconds, usd, *out)
-    assert all(np.allclose(a, b) for a, b in zip(out, naive.dwell_sum(seconds, usd), strict=True))
+    usd = np.array(rows).reshape(-1, 4)
+    out = [np.zeros(4), np.empty(len(rows))]
+    dwell_sum(usd, *out)
+    assert all(np.allclose(a, b) for a, b in zip(out, naive.dwell_sum(usd), strict=True))
 
 
 @given(st.lists(st.integers(0, 400), max_size=60), st.integers(0, 60))
@@ -364,7 +366,15 @@ def test_the_classifier_equals_its_twin(figures):
     kinds = {"known": bool, "held": bool, "signal": np.int8, "count": np.int64}
     rows = [np.array([figures[name]], kinds.get(name, float)) for name in FIGURES]
     out = [np.empty(1, np.int8), np.empty(1), np.empty(1), np.empty(1, bool)]
-    waste_classify(*rows, np.array([0.01]), np.array([0.5]), *BOUNDS.values(), SIGNAL_TRUST, *out)
+    waste_classify(
+        *rows,
+        np.array([1], np.int32),
+        np.array([9.0, 0.01]),
+        np.array([9.0, 0.5]),
+        *BOUNDS.values(),
+        SIGNAL_TRUST,
+        *out,
+    )
     expected = naive.waste_classify(figures, BOUNDS | {"idle_duty_max": 0.01, "efficiency_min": 0.5})
     assert (out[0][0], out[3][0]) == (expected[0], expected[2])
     assert out[1][0] == pytest.approx(expected[1])
@@ -385,6 +395,7 @@ def test_findings_are_the_wasteful_states_less_what_is_excused(figures, exempt):
     graced = np.isin(np.arange(7), (1, 2, 5))
     for_ns, usd = np.arange(100, 107), np.arange(8.0)
     out = [np.empty(1, np.int8), np.empty(1, np.int64), np.empty(1), np.empty(1)]
-    waste_find(*rows, 90, 50, graced, np.array([exempt]), for_ns[None, :], usd[None, :], *out)
+    of_rules = np.array([[True] * 7, exempt]), np.stack([0 * for_ns, for_ns])
+    waste_find(*rows, np.array([1], np.int32), 90, 50, graced, *of_rules, usd[None, :], *out)
     expected = naive.waste_find(figures, exempt, for_ns, usd, {1, 2, 5}, 90, 50)
     assert np.array_equal([float(array[0]) for array in out], [float(x) for x in expected], equal_nan=True)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.ewma import ewma_add
+from kernels.histogram import histogram_add, histogram_quantile
 from kernels.window import window_add, window_range, window_read
 
 START_NS = 1_790_000_000 * 10**9
@@ -49,7 +50,7 @@ def ewma(time_ns, value):
 
 def window(time_ns, value):
     state = (
-        np.full((1, PANES), -1, np.int64),
+        np.full((1, PANES), -1, np.int32),
         *(np.zeros((1, PANES), np.int32) for _ in range(2)),
         *(np.zeros((1, PANES)) for _ in range(4)),
     )
@@ -107,3 +108,17 @@ def test_a_million_samples_do_not_let_the_ewma_drift():
 def recent_weights(samples):
     """Return relative weights of the last samples, one second apart, the newest last."""
     return [Fraction(2.0 ** (-(samples - 1 - i) / HALF_LIFE_S)) for i in range(samples)]
+
+
+def test_weights_of_32_bits_tell_a_quantile_as_those_of_64_do():
+    """Ten half-lives of samples: the sum of weights has long come to where adding one is lost to the fading of all."""
+    rng = np.random.default_rng(5)
+    n = 14_400
+    value, time_ns = rng.beta(2, 5, n), START_NS + np.arange(n, dtype=np.int64) * 15 * 10**9
+    found = []
+    for dtype in (np.float32, np.float64):
+        weight, out = np.zeros((1, 20), dtype), np.empty(1)
+        histogram_add(np.zeros(n, np.int32), time_ns, value, 0.0, 0.05, 6 * 3600.0, np.zeros(1, np.int64), weight)
+        histogram_quantile(0.95, 0.0, 0.05, weight, out)
+        found.append(out[0])
+    assert found[0] == pytest.approx(found[1], abs=1e-5)

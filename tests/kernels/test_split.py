@@ -37,7 +37,7 @@ def ewma(e, t, v, pieces):
 def window(e, t, v, pieces):
     shape = (ENTITIES, 5)
     state = (
-        np.full(shape, -1, np.int64),
+        np.full(shape, -1, np.int32),
         *(np.zeros(shape, np.int32) for _ in range(2)),
         *(np.zeros(shape) for _ in range(4)),
     )
@@ -47,7 +47,7 @@ def window(e, t, v, pieces):
 
 
 def histogram(e, t, v, pieces):
-    state = np.zeros(ENTITIES, np.int64), np.zeros((ENTITIES, 10))
+    state = np.zeros(ENTITIES, np.int64), np.zeros((ENTITIES, 10), np.float32)
     ratio = np.where(np.abs(v[:, 0]) <= 1, v[:, 0], np.nan)
     for piece in pieces:
         histogram_add(e[piece], t[piece], ratio[piece], 0.0, 0.1, 600.0, *state)
@@ -127,10 +127,10 @@ def test_dwell_charges_the_same_bits_however_the_fleet_is_cut(history, cuts):
     """Its rows are the entities themselves, so a cut divides the fleet."""
     results = []
     for bounds in ([], cuts):
-        seconds, usd = np.zeros((6, STATES)), np.zeros((6, STATES))
+        seconds, usd = np.zeros(STATES), np.zeros((6, STATES))
         for tick in history:
             state, score, price = (np.array(column, kind) for column, kind in zip(zip(*tick, strict=True), (np.int8, float, float), strict=True))  # fmt: skip
             for piece in slices(bounds, 6):
-                dwell_add(state[piece], score[piece], price[piece], 15.0, seconds[piece], usd[piece])
+                dwell_add(state[piece], score[piece], price[piece], 15.0, seconds, usd[piece])
         results.append((seconds.tobytes(), usd.tobytes()))
     assert results[0] == results[1]

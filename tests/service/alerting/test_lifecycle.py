@@ -27,7 +27,6 @@ class Fleet:
         self.detector = IdleWaste(params, None)
         self.detector.evidence = lambda _: {"signal": "sm"}
         self.lifecycle = Lifecycle(self.detector, resume, list(firing))
-        self.lifecycle.grow(gpus)
         self.gpus, self.for_s, self.usd = gpus, for_s, usd
         labels = [gpu(f"GPU-{e}") for e in range(gpus)]
         self.subjects = {e: Subject(labels[e].entity_key(), labels[e], "team-a") for e in range(gpus)}

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from detectors.batch import EventBatch
+from detectors.features import ACTIVITY
 from detectors.labels import LabelSets
 from service.errors import CorruptState
 from service.ingest.contract import REASONS, TopicPartition
-from service.pipeline.worker import state_hash
+from service.pipeline.worker import STATE_VERSION, state_hash
 from service.settings import FleetSettings, IngestSettings
 from tests.service.pipeline.stream import START_NS, TICK_NS, Rows, configuration, core, gpu, told, worker
 
@@ -247,7 +248,7 @@ def test_the_ratio_that_may_be_percent_is_scaled_per_node(sent, expected):
     for i, value in enumerate(sent):
         tested.ingest(one(label_sets, [i * 15], util_unscaled=value))
     tested.finish(lambda _: None)
-    assert tested.features.latest("util_ratio", tested.as_of_ns())[0] == pytest.approx(expected)
+    assert tested.features.latest(ACTIVITY, tested.as_of_ns())[0] == pytest.approx(expected)
 
 
 def test_the_holder_outlives_a_flap_of_labels_but_not_its_memory():
@@ -288,7 +289,7 @@ def test_a_resumed_worker_remembers_only_label_sets_that_rows_wait_under():
 
 def test_state_of_another_layout_is_refused():
     saved = dict(worker(configuration(), LabelSets()).snapshot())
-    text = saved["meta"].tobytes().replace(b'"version":3', b'"version":9')
+    text = saved["meta"].tobytes().replace(f'"version":{STATE_VERSION}'.encode(), b'"version":9')
     with pytest.raises(CorruptState, match="version 9"):
         worker(configuration(), LabelSets(), saved | {"meta": np.frombuffer(text, np.uint8)})
 
@@ -296,7 +297,7 @@ def test_state_of_another_layout_is_refused():
 def test_a_detector_whose_state_means_something_else_starts_cold(rows, settings):
     tested, _ = run(settings, rows, in_order(rows, []))
     saved = dict(tested.snapshot())
-    text = saved["meta"].tobytes().replace(b'"state_versions":{"idle_waste":1}', b'"state_versions":{"idle_waste":0}')
+    text = saved["meta"].tobytes().replace(b'"state_versions":{"idle_waste":2}', b'"state_versions":{"idle_waste":0}')
     cold = worker(settings, LabelSets(), saved | {"meta": np.frombuffer(text, np.uint8)})
     assert len(cold.entities) == len(tested.entities)
     assert cold.snapshot()["detectors.idle_waste.usd_in_state"].sum() == 0
@@ -342,4 +343,4 @@ def test_a_node_that_was_upgraded_to_ratios_is_not_read_as_percent_for_ever():
     tested.ingest(one(label_sets, [0], util_unscaled=97.0))
     tested.ingest(one(label_sets, range(15, 2 * 3600, 15), util_unscaled=1.0))
     tested.finish(lambda _: None)
-    assert tested.features.latest("util_ratio", tested.as_of_ns())[0] == 1.0
+    assert tested.features.latest(ACTIVITY, tested.as_of_ns())[0] == 1.0
