@@ -21,10 +21,10 @@ DERIVED = (ACTIVITY, IO)
 _SIGNALS = ("sm_active_ratio", "gr_engine_ratio", "util_ratio")  # best first
 _TRAFFIC = ("pcie_tx_bytes_per_s", "pcie_rx_bytes_per_s", "nvlink_bytes_per_s")
 PANES = 5
+_FIRST_LOOK = 512  # entities of a column among which a value is nearly always found
 # Whose newest value somebody asks for: an exporter sends many more columns, and each would cost 16 bytes per GPU.
 LATEST = frozenset((ACTIVITY, "tensor_ratio", "power_watts", "fb_used_bytes", "fb_free_bytes", "fb_total_bytes"))
 _PANE_NS_MIN = 2 * 10**9  # numbers of shorter panes would not fit into 32 bits until 2100
-_FIRST_LOOK = 512  # entities of a column among which a value is nearly always found
 
 
 @dataclass(frozen=True, slots=True)
