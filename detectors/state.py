@@ -89,10 +89,13 @@ def text_array(rows: Iterable[Any]) -> Array:
     In pieces, since json.dumps lets no other thread run until it is through.
     """
     left = iter(rows)
-    pieces = []
+    text = bytearray(b"[")
     while piece := list(islice(left, _ROWS_AT_ONCE)):
-        pieces.append(json.dumps(piece, sort_keys=True, separators=(",", ":"))[1:-1].encode())
-    return np.frombuffer(b"".join([b"[", b",".join(pieces), b"]"]), np.uint8)
+        if len(text) > 1:
+            text += b","
+        text += json.dumps(piece, sort_keys=True, separators=(",", ":"))[1:-1].encode()
+    text += b"]"
+    return np.frombuffer(text, np.uint8)
 
 
 def texts_of(saved: Array) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ class Checkpoint:
     arrays: Mapping[str, Array]
     extras: Mapping[str, Any]
     read: Read = whole  # how the bytes of an array are to be had
+    late: Callable[[], Mapping[str, Array]] = dict  # more arrays, made when the others were read
 
 
 class CheckpointStore(Protocol):
@@ -116,7 +117,8 @@ class FileCheckpointStore:
         try:
             sequence = next((known + 1 for known, _ in self._manifest()), 1)
             file = f"snapshot-{sequence:012d}.skf"
-            write_durably(self._folder / file, encode(checkpoint.arrays, checkpoint.extras, checkpoint.read))
+            pieces = encode(checkpoint.arrays, checkpoint.extras, checkpoint.read, checkpoint.late)
+            write_durably(self._folder / file, pieces)
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("INSERT INTO checkpoints VALUES (?, ?)", (sequence, file))
             self._database.execute("DELETE FROM checkpoints WHERE sequence <= ?", (sequence - KEPT,))

@@ -25,6 +25,7 @@ from service.settings import Settings
 log = get_logger(__name__)
 
 POLL_S = 0.5
+HELD_POLL_S = 0.005  # while a tick waits for a checkpoint to be read, which writes 4 MB in that time
 TICKS_PER_ROUND_MAX = 200  # so that a long gap in event time does not keep the loop from polling
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.2, 5.0
 
@@ -131,7 +132,7 @@ class Loop:
         self._note_saved(wait=False)
         self._assign()
         # With something underway or held back there is work to do: a poll that waits would only delay it.
-        wait_s = 0.0 if self._ahead.partitions() or self._held else POLL_S
+        wait_s = 0.0 if self._ahead.partitions() else HELD_POLL_S if self._held else POLL_S
         batches = self._insist("source", lambda: self.source.poll(wait_s, self.paused()))
         for gap in self.source.gaps():
             self.intake.note_gap(gap)

@@ -39,7 +39,7 @@ class Saver:
     def _save(self, cut: Cut, extras: Mapping[str, Any], next_offsets: Mapping[TopicPartition, int]) -> Saved:
         taken_ns, begun_s = self._clock.now_ns(), self._clock.monotonic_s()
         try:
-            self._store.save(Checkpoint(cut.arrays(), extras, cut.read))
+            self._store.save(Checkpoint(cut.state, extras, cut.read, cut.texts))
         finally:
             cut.close()
         return Saved(next_offsets, taken_ns, self._clock.monotonic_s() - begun_s)

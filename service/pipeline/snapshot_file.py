@@ -1,4 +1,4 @@
-"""A snapshot as one file: header, arrays, checksum. No pickle: arrays are stored as their bytes."""
+"""A snapshot as one file: arrays, what they are, checksum. No pickle: arrays are stored as their bytes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from service.errors import CorruptState
 Bytes = bytes | memoryview
 Read = Callable[[str, Array], Iterable[Bytes]]
 
-MAGIC = b"SKFLINT1"
-_PREFIX = struct.Struct("<8sQ")  # magic, bytes of the header
-_CRC = struct.Struct("<I")
+MAGIC = b"SKFLINT2"
+_END = struct.Struct("<QI")  # bytes of the index before it, checksum of all before that
 
 
 def whole(name: str, array: Array) -> Iterable[Bytes]:
@@ -29,41 +28,66 @@ def whole(name: str, array: Array) -> Iterable[Bytes]:
     return (np.ascontiguousarray(array).reshape(-1).view(np.uint8).data,)
 
 
-def encode(arrays: Mapping[str, Array], extras: Mapping[str, Any], read: Read = whole) -> Iterator[Bytes]:
-    """Yield the file's bytes in pieces, so that it never lies in memory: the same content gives the same bytes."""
-    header = {
-        "extras": extras,
-        "arrays": [[name, arrays[name].dtype.str, list(arrays[name].shape)] for name in sorted(arrays)],
-    }
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+def _nothing() -> Mapping[str, Array]:
+    return {}
+
+
+def _in_order(made: Callable[[], Mapping[str, Array]]) -> Iterator[tuple[str, Array]]:
+    """Yield arrays by name; they are made when the first is wanted."""
+    arrays = made()
+    for name in sorted(arrays):
+        yield name, arrays[name]
+
+
+def encode(
+    arrays: Mapping[str, Array],
+    extras: Mapping[str, Any],
+    read: Read = whole,
+    late: Callable[[], Mapping[str, Array]] = _nothing,
+) -> Iterator[Bytes]:
+    """Yield the file's bytes in pieces, so that it never lies in memory: the same content gives the same bytes.
+
+    The arrays that `late` returns are made when the others have been read, and their index comes last: whoever waits for
+    the arrays to be read need not wait for those.
+    """
     crc = 0
-    head: list[Bytes] = [_PREFIX.pack(MAGIC, len(text)), text]
-    for piece in chain(head, *(read(name, arrays[name]) for name in sorted(arrays))):
+    index: list[list[Any]] = []
+
+    def pieces() -> Iterator[Bytes]:
+        yield MAGIC
+        for name, array in chain(_in_order(lambda: arrays), _in_order(late)):
+            index.append([name, array.dtype.str, list(array.shape)])
+            yield from read(name, array)
+        yield json.dumps({"extras": extras, "arrays": index}, sort_keys=True, separators=(",", ":")).encode()
+
+    size = 0
+    for piece in pieces():
         crc = crc32c(piece, crc)
+        size = len(piece)
         yield piece
-    yield _CRC.pack(crc)
+    yield _END.pack(size, crc32c(size.to_bytes(8, "little"), crc))
 
 
 def decode(content: bytes, where: str) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return arrays and extras, or raise CorruptState: a single wrong bit is found."""
-    if len(content) < _PREFIX.size + _CRC.size:
+    if len(content) < len(MAGIC) + _END.size:
         raise CorruptState(f"{where}: {len(content)} bytes, too short for a snapshot")
-    body, (crc,) = memoryview(content)[: -_CRC.size], _CRC.unpack(content[-_CRC.size :])
-    if crc32c(body) != crc:
-        raise CorruptState(f"{where}: checksum does not match")
-    magic, header_bytes = _PREFIX.unpack_from(body)
+    body, (size, crc) = memoryview(content)[: -_END.size], _END.unpack(content[-_END.size :])
+    magic = bytes(body[: len(MAGIC)])
     if magic != MAGIC:
         raise CorruptState(f"{where}: written by another version ({magic!r}), this one reads {MAGIC!r}")
-    position = _PREFIX.size + header_bytes
-    header = json.loads(bytes(body[_PREFIX.size : position]))
+    if crc32c(size.to_bytes(8, "little"), crc32c(body)) != crc:
+        raise CorruptState(f"{where}: checksum does not match")
+    index = json.loads(bytes(body[len(body) - size :]))
     arrays: dict[str, Array] = {}
-    for name, dtype, shape in header["arrays"]:
+    position = len(MAGIC)
+    for name, dtype, shape in index["arrays"]:
         kind = np.dtype(dtype)
         count = int(np.prod(shape, dtype=np.int64))
         flat = np.frombuffer(body, kind, count, position) if count else np.empty(0, kind)
         arrays[name] = flat.reshape(shape)
         position += count * kind.itemsize
-    return arrays, header["extras"]
+    return arrays, index["extras"]
 
 
 def write_durably(path: Path, pieces: Iterable[Bytes]) -> None:

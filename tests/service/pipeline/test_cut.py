@@ -35,8 +35,8 @@ def texts() -> dict[str, np.ndarray]:
 def test_what_is_written_is_the_state_of_the_cut_however_ticks_come_between(steps):
     arrays = state()
     cut = Cut(arrays, texts)
-    pieces = encode(cut.arrays(), {"n": 1}, cut.read)
-    expected = b"".join(encode(state() | texts(), {"n": 1}))
+    pieces = encode(cut.state, {"n": 1}, cut.read, cut.texts)
+    expected = b"".join(encode(state(), {"n": 1}, late=texts))
     written = b""
     for release in steps:
         if release:
@@ -64,6 +64,18 @@ def test_a_round_copies_no_more_than_its_share():
         assert len(cut._copies) == 2 * rounds
         rounds += 1
     assert rounds == 8
+
+
+def test_a_cut_holds_no_more_copies_than_its_limit(monkeypatch):
+    monkeypatch.setattr(module, "HELD_BYTES_MAX", 48)
+    cut = Cut(state(), texts)
+    for _ in range(20):
+        assert not cut.release()
+    assert sum(map(len, cut._copies.values())) <= 48 + 16
+    writer = encode(cut.state, {}, cut.read, cut.texts)
+    released = [cut.release() for _ in writer]
+    assert released.index(True) < len(released) - 4  # before the texts, the index and the end
+    assert released == sorted(released)
 
 
 def test_a_block_that_is_being_written_is_waited_for():
