@@ -131,6 +131,20 @@ def test_a_resumed_lifecycle_resolves_what_fired_before():
     assert sum(map(len, expected)) == 1
 
 
+def test_alerts_follow_the_new_ids_of_their_gpus():
+    fleet = Fleet(gpus=3)
+    for i in range(6):
+        fleet.tick(i, [IDLE, HELD, IDLE])
+    fleet.lifecycle.keep(np.array([1, 2]), 3)
+    fleet.lifecycle.bind({"GPU-1": 0, "GPU-2": 1})
+    fleet.gpus, fleet.wasted, fleet.holder_since_ns = 2, fleet.wasted[1:], fleet.holder_since_ns[1:]
+    ended = [alert for i in range(6, 10) for alert in fleet.tick(i, [HELD, -1])[1]]
+    assert [(alert.entity_key, alert.kind) for alert in ended] == [("GPU-2", "truly_idle")]
+    firing = fleet.lifecycle.firing(T0).values()
+    assert [(alert.entity_key, alert.kind) for alert in firing] == [("GPU-1", "idle_held")]
+    assert fleet.lifecycle.costliest(T0, 1) == list(firing)
+
+
 def test_an_alert_survives_its_way_through_json():
     fleet = Fleet()
     alert = next(a for i in range(9) for a in fleet.tick(i, [IDLE])[0])

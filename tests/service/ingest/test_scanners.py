@@ -286,3 +286,28 @@ def test_new_plain_native_labels_need_no_reference():
     records = records_of([json.dumps(row).encode() for row in rows])
     twins.same(records[:1])
     assert twins.plain_share(records, "native") == 1.0
+
+
+ODD = [
+    {"pod": None}, {"gpu": 3}, {"gpu": 0}, {"gpu": 7, "uuid": None}, {"uuid": 0}, {"uuid": "0"}, {"uuid": 12},
+    {"gpu": "labels"}, {"pod": "é"}, {"pod": "\x00"}, {"pod": 'q"'}, {"pod": ""}, {"gpu": ""}, {"gpu": None},
+    {"uuid": "GPU-x", "gpu": 5}, {"gpu": "MIG-7"}, {"gpu": -1}, {"gpu": 1.5}, {"gpu": True}, {"pod": "x" * 600},
+    {"namespace": "gpu-operator", "container": "exporter"}, {"capacity_type": "On_Demand"}, {"node": "<<<NULL>>>"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", [(), [("cluster", b"a")]])
+@pytest.mark.parametrize("labels", [{}, {"node": "given", "gpu": "9"}])
+def test_fleets_of_unlike_gpus_arrive_as_the_reference_reads_them(headers, labels):
+    """One batch brings plain labels, odd ones, and several sets of keys at once, so that all ways meet in it."""
+    twins = Twins(labels=labels)
+    rows: list[dict[str, Any]] = []
+    for i in range(60):
+        plain = {"ts": 1_790_000_000, "gpu": f"GPU-{i}", "node": f"n{i // 8}", "pod": f"p-{i}"}
+        rows += [plain | {"sm": 0.5}, plain | {"gpu": str(i), "sm": 0.5}, plain | ODD[i % len(ODD)] | {"sm": 0.25}]
+    texts = [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+    texts += [json.dumps(rows[i : i + 7]).encode() for i in range(0, len(rows), 7)]
+    twins.same(records_of(texts[:1]))
+    for _ in range(2):
+        found = twins.same([Record(i, -1, None, text, headers) for i, text in enumerate(texts)])
+        assert len(found.batch) > 100

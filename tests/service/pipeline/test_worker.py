@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detectors.batch import EventBatch
+from detectors.entities import Entities
 from detectors.features import ACTIVITY
 from detectors.labels import LabelSets
 from service.errors import CorruptState
@@ -344,3 +345,27 @@ def test_a_node_that_was_upgraded_to_ratios_is_not_read_as_percent_for_ever():
     tested.ingest(one(label_sets, range(15, 2 * 3600, 15), util_unscaled=1.0))
     tested.finish(lambda _: None)
     assert tested.features.latest(ACTIVITY, tested.as_of_ns())[0] == 1.0
+
+
+def test_gpus_that_are_described_together_are_as_if_each_were_alone(monkeypatch):
+    """New ones under one label set and under several, with a holder, without, and with half of one."""
+    sets = LabelSets()
+    named = [gpu(f"GPU-{i}", pod=f"p-{i}", team="x" * (i % 2)) for i in range(6)]
+    unnamed = [gpu(f"GPU-{i}", namespace="", pod="", job="", container="c", team="t") for i in range(4, 10)]
+    ids = np.array([sets.intern(labels) for labels in [*named, *unnamed, named[0]._replace(pod="other")]], np.int32)
+
+    def states():
+        tested = worker(configuration(), sets)
+        for number in range(3):
+            n = len(ids) if number else len(ids) - 4
+            time_ns = np.full(n, START_NS + number * TICK_NS) + np.arange(n) % 3
+            tested.ingest(EventBatch("t", 0, 99, np.arange(n), time_ns, ids[:n], {"sm_active_ratio": np.full(n, 0.5)}))
+        tested.finish(lambda _: None)
+        assert len(tested.entities) == 10
+        return state_hash(tested.snapshot()), list(tested.entries), list(tested.owners)
+
+    together = states()
+    monkeypatch.setattr(
+        Entities, "describe_new", lambda _, presence, first, *_rest: presence.entity[presence.entity >= first]
+    )
+    assert together == states()
