@@ -88,8 +88,8 @@ class Detector(Protocol):
         """Keep only these entities, which get the ids 0.. in this order."""
         ...
 
-    def describe(self, entity: int, labels: LabelSet, owner: str) -> None:
-        """Learn the labels of an entity: called for each at its start, after a resume, and after each change."""
+    def describe(self, entities: Sequence[int], labels: Sequence[LabelSet], owners: Sequence[str]) -> None:
+        """Learn the labels and owners of entities: of each at its start, after a resume, and after each change."""
         ...
 
     def evaluate(self, now_ns: int, tick_s: float, features: Features, fleet: Fleet) -> Findings:

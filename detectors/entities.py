@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count, repeat
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.labels import LabelSet, LabelSets
+from detectors.labels import NOBODY, LabelSet, LabelSets
 from detectors.roster import Roster
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_array, texts_of, under
 from kernels.presence import holder_confirm, presence_add, presence_read
@@ -48,16 +49,6 @@ class Presence:
         k = int(count[0])
         self.entity, self.first_ns, self.last_ns, self.start = present[:k], first_ns[:k], last_ns[:k], start[: k + 1]
         self.label_set, self.time_ns = label_set[order], time_ns[order]
-
-    def only_label_sets(self) -> NDArray[np.int32]:
-        """Return int32[k]: the label set of entities that report under one alone, -1 of the others."""
-        first = self.start[:-1]
-        only = self.label_set[first]
-        mixed = np.zeros(len(only), np.bool_)
-        mixed[
-            np.repeat(np.arange(len(only)), np.diff(self.start))[self.label_set != np.repeat(only, np.diff(self.start))]
-        ] = True
-        return np.where(mixed, np.int32(-1), only)
 
     def sightings(self, index: int, label_sets: LabelSets) -> list[Sighting]:
         """Return the label sets under which one of these entities reported."""
@@ -110,26 +101,23 @@ class Entities:
         self.keys = Roster(known.entity_key() for known in labels)
         self._ids = {key: i for i, key in enumerate(self.keys)}
 
-    def _locate(self, entity: int) -> None:
-        self._places["cluster"][entity] = self._cluster(self.labels[entity])
-
     def _cluster(self, labels: LabelSet) -> int:
         return self._clusters.setdefault(labels.cluster, len(self._clusters))
 
-    def admit(self, labels: Mapping[str, LabelSet]) -> tuple[range, set[str]]:
-        """Give ids to new entities, by key, in order of their keys; return the new ids and the keys there was no room for."""
-        keys = sorted(labels.keys() - self._ids.keys())
-        first = len(self.labels)
-        room = max(self._entities_max - first, 0)
-        refused = set(keys[room:])
-        del keys[room:]
-        admitted = range(first, first + len(keys))
-        self._ids.update(zip(keys, admitted, strict=True))
-        self.keys.extend(keys)
-        self.labels.extend([LabelSet(uuid=labels[key].uuid, mig_id=labels[key].mig_id) for key in keys])
+    def admit(self, keys: Iterable[str]) -> set[str]:
+        """Give ids to new entities in order of their keys; return the keys there was no room for.
+
+        Nothing is known of them until `describe_new` or `describe` has seen the label sets of their first tick.
+        """
+        known = len(self.labels)
+        fresh = sorted({key for key in keys if key not in self._ids})
+        admitted = fresh[: max(self._entities_max - known, 0)]
+        self._ids.update(zip(admitted, count(known), strict=False))
+        self.keys.extend(admitted)
+        self.labels.extend(repeat(NOBODY, len(admitted)))
         self.state.grow(len(self.labels))
         self._places.grow(len(self.labels))
-        return admitted, refused
+        return set(fresh[len(admitted) :])
 
     def seen(self, presence: Presence) -> None:
         """Note the first and last row of entities in a tick."""
@@ -151,6 +139,37 @@ class Entities:
         scratch = np.empty(settled.shape[1], np.int32), np.empty(settled.shape[1], np.int64)
         holder_confirm(*rows, names_holder, settled, self.state["attributed_ns"], *scratch, unsettled, count)
         return unsettled[: count[0]]
+
+    def describe_new(
+        self, presence: Presence, first: int, label_sets: LabelSets, names_holder: NDArray[np.bool_]
+    ) -> NDArray[np.int32]:
+        """Do for entities from `first` on, in their first tick, what `describe` would; return those that it must see.
+
+        All but a few report under one label set, which then says everything about them.
+        """
+        p = presence
+        own = np.arange(np.searchsorted(p.entity, first), len(p.entity))
+        if not len(own):
+            return p.entity[:0]
+        begin = p.start[own] - p.start[own[0]]
+        seen = p.label_set[p.start[own[0]] :]
+        alone = np.minimum.reduceat(seen, begin) == np.maximum.reduceat(seen, begin)
+        rest: NDArray[np.int32] = p.entity[own[~alone]]
+        own = own[alone]
+        entity, label_set = p.entity[own], p.label_set[p.start[own]]
+        holds = names_holder[label_set]
+        labels = [label_sets[i] for i in label_set.tolist()]
+        for i in np.flatnonzero(~holds).tolist():
+            if labels[i].container or labels[i].team:  # nobody's, as long as nobody is named
+                labels[i] = labels[i]._replace(container="", team="")
+        self.labels.put(entity.tolist(), labels)
+        self._places["cluster"][entity] = list(map(self._cluster, labels))
+        self.clusters_with_holders |= {labels[i].cluster for i in np.flatnonzero(holds).tolist()}
+        held = own[holds]
+        self.state["holder_since_ns"][p.entity[held]] = p.first_ns[held]
+        self.state["attributed_ns"][p.entity[held]] = p.last_ns[held]
+        self.state["sharers"][p.entity[held]] = 1
+        return rest
 
     def describe(self, entity: int, sightings: Sequence[Sighting]) -> bool:
         """Take in the label sets of one tick; return whether the entity's labels changed.
@@ -174,25 +193,8 @@ class Entities:
             return False
         # Mostly it is what was sent: one object then, of 160 bytes per GPU.
         self.labels[entity] = next((s.labels for s in sightings if s.labels == merged), merged)
-        self._locate(entity)
+        self._places["cluster"][entity] = self._cluster(self.labels[entity])
         return True
-
-    def describe_fresh(self, entity: NDArray[np.int32], labels: Sequence[LabelSet], presence: Presence) -> None:
-        """Do what `describe` would do for entities admitted just now that report under one label set each, for many at once.
-
-        entity int32[f], all in presence; labels, f of them.
-        """
-        named = np.fromiter((own.is_attributed() for own in labels), np.bool_, len(labels))
-        for e, own, is_named in zip(entity.tolist(), labels, named.tolist(), strict=True):
-            self.labels[e] = own if is_named or not (own.container or own.team) else own._replace(container="", team="")
-            if is_named:
-                self.clusters_with_holders.add(own.cluster)
-        self._places["cluster"][entity] = [self._cluster(own) for own in labels]
-        held = entity[named]
-        rows = np.searchsorted(presence.entity, held)
-        self.state["holder_since_ns"][held] = presence.first_ns[rows]
-        self.state["attributed_ns"][held] = presence.last_ns[rows]
-        self.state["sharers"][held] = 1
 
     def _hold(self, entity: int, known: list[str], holder: LabelSet, first_ns: int, last_ns: int) -> None:
         if [holder[i] for i in ATTRIBUTION] != [known[i] for i in ATTRIBUTION]:

@@ -233,12 +233,21 @@ class IdleWaste:
         self._state.keep(entities)
         self._rules.keep(entities)
 
-    def describe(self, entity: int, labels: LabelSet, owner: str) -> None:
-        """Find the override that applies to the entity."""
-        overrides = self._params.overrides
-        if overrides:
-            rule = next((i for i, o in enumerate(overrides) if _matches(o, labels, owner)), len(overrides))
+    def describe(self, entities: Sequence[int], labels: Sequence[LabelSet], owners: Sequence[str]) -> None:
+        """Find the override that applies to each entity."""
+        if not self._params.overrides:
+            return
+        known: dict[tuple[str, ...], int] = {}
+        for entity, of_entity, owner in zip(entities, labels, owners, strict=True):
+            said = of_entity.namespace, owner, of_entity.job, of_entity.cluster
+            rule = known.get(said)
+            if rule is None:
+                rule = known[said] = self._rule_of(said)
             self._rules["rule"][entity] = rule
+
+    def _rule_of(self, said: tuple[str, ...]) -> int:
+        overrides = self._params.overrides
+        return next((i for i, override in enumerate(overrides) if _matches(override, said)), len(overrides))
 
     def _bounds_under(self, rule: Override) -> dict[str, Any]:
         params = self._params
@@ -422,12 +431,7 @@ class IdleWaste:
         return self._state.snapshot("") | {"seconds_in_state": self._seconds, "retired_usd": self._retired_usd}
 
 
-def _matches(override: Override, labels: LabelSet, owner: str) -> bool:
-    """Tell whether all patterns of an override fit."""
-    pairs: tuple[tuple[str, Any], ...] = (
-        (labels.namespace, override.namespace),
-        (owner, override.owner),
-        (labels.job, override.job),
-        (labels.cluster, override.cluster),
-    )
-    return all(fnmatchcase(value, pattern) for value, pattern in pairs)
+def _matches(override: Override, said: tuple[str, ...]) -> bool:
+    """Tell whether all patterns of an override fit namespace, owner, job and cluster."""
+    patterns = override.namespace, override.owner, override.job, override.cluster
+    return all(map(fnmatchcase, said, patterns))

@@ -76,11 +76,16 @@ class Roster(Generic[T]):
             self._items[index] = item
             self._stale.add(index // BLOCK)
 
-    def extend(self, items: Sequence[T]) -> None:
+    def extend(self, items: Iterable[T]) -> None:
         """Add items at the end."""
         before = len(self._items)
         self._items.extend(items)
         self._stale.update(range(before // BLOCK, -(-len(self._items) // BLOCK)))
+
+    def put(self, indices: Iterable[int], items: Iterable[T]) -> None:
+        """Set many items."""
+        for index, item in zip(indices, items, strict=True):
+            self[index] = item
 
     def frozen(self) -> Blocks[T]:
         """Return the present items; the same object as last time when nothing has changed."""

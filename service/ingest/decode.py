@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from service.errors import PoisonRecord
 from service.ingest.contract import Record, RecordBatch, Sample
 from service.ingest.fields import FieldTable, Lookup, Metric, choose
 from service.ingest.known_labels import NO_GPU, TOO_LONG, KnownLabels, Pairs
+from service.ingest.label_columns import Columns
 from service.ingest.reading import NotANumber
 from service.ingest.records import Records
 from service.ingest.reference import Reference
@@ -82,7 +83,9 @@ class Decoder:
         bounds = Bounds(
             _EARLIEST_NS, _LATEST_NS, self._future_ns, settings.record_bytes_max, settings.record_samples_max
         )
-        self._scanning = Scanning(self._reference, fields, bounds, self._label_set_of) if scanning else None
+        self._scanning = (
+            Scanning(self._reference, fields, bounds, self._label_set_of, self._label_sets_of) if scanning else None
+        )
 
     def decode(self, batch: RecordBatch) -> Decoded:
         """Decode all records, in order. Bad bytes raise nothing; they end among the rejected.
@@ -118,6 +121,9 @@ class Decoder:
 
     def _label_set_of(self, record: Record, sample: Sample) -> int:
         return self._labels.meant(sample.labels, self._defaults_with(record))
+
+    def _label_sets_of(self, measurement: str, names: Sequence[str], columns: Columns) -> list[int]:
+        return self._labels.meant_by_columns(measurement, names, columns, self._defaults)
 
     def _record(self, reading: _Reading, topic: str) -> str:
         """Decode one record and return its outcome."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ _NEVER = float("inf")
 _CACHE_MAX = 1 << 14  # names and measurements come from outside: neither cache may grow with them
 _READINGS_MAX, _NAMES_MAX = 1 << 10, 64  # what is left of the table, for so many sets of so many names at most
 _TEXTS_MAX = 1 << 16
-_UUID_PREFIXES = ("GPU-", "MIG-")
+UUID_PREFIXES = ("GPU-", "MIG-")
 
 
 class Metric(NamedTuple):
@@ -89,12 +89,12 @@ class FieldTable:
         self._codes = frozenset(float(code) for code in blanks["codes"])
         self.codes = np.array(sorted(self._codes))
         self._blank_from = float(blanks["at_least"])
-        self._blank_texts = frozenset(blanks["texts"])
+        self.blank_texts = frozenset(blanks["texts"])
         self._value_fields = tuple(table["value_fields"])
         self._everywhere, self._by_measurement = self._lookups(table["sources"], problems)
         self._last_resort = {name: tuple(aliases) for name, aliases in table["last_resort"].items()}
-        self._exporters = tuple(table["exporters"])
-        self._spellings = table["spellings"]
+        self.exporters = tuple(table["exporters"])
+        self.spellings: Mapping[str, Mapping[str, str]] = table["spellings"]
         self._general = Context(_aliases(table["labels"], problems), tuple(table["holders"]), False)
         self._contexts = {name: self._context(given, problems) for name, given in table["contexts"].items()}
         if problems:
@@ -128,7 +128,7 @@ class FieldTable:
 
     def is_blank_text(self, text: str) -> bool:
         """Tell whether text in the place of a number, or of a label, says that there is none."""
-        return text in self._blank_texts
+        return text in self.blank_texts
 
     def label_set(self, raw: Mapping[str, str], defaults: Mapping[str, str]) -> LabelSet:
         """Return the label set that raw labels mean; `defaults` (by field name) fill what is missing."""
@@ -136,11 +136,11 @@ class FieldTable:
         folded: dict[str, str] = {}
         for name, lowered in reading.names:
             value = raw[name]
-            if value and value not in self._blank_texts:
+            if value and value not in self.blank_texts:
                 folded.setdefault(lowered, value)
         found = first_of(reading.aliases, folded)
         found.update(self._holder(reading.holders, folded))
-        if not found.get("uuid") and found.get("gpu", "").startswith(_UUID_PREFIXES):
+        if not found.get("uuid") and found.get("gpu", "").startswith(UUID_PREFIXES):
             found["uuid"] = found.pop("gpu")
         for name, value in defaults.items():
             found.setdefault(name, value)
@@ -148,17 +148,22 @@ class FieldTable:
             found.setdefault(name, value)
         if reading.lone_gpu_is_uuid and not found.get("uuid") and not found.get("node") and "gpu" in found:
             found["uuid"] = found.pop("gpu")
-        for name, words in self._spellings.items():
+        for name in self.spellings:
             if name in found:
-                word = found[name].lower().replace("_", "-")
-                found[name] = words.get(word, word)
-        return LabelSet(**{name: value if name == "uuid" else self._shared(value) for name, value in found.items()})
+                found[name] = self.spelled(name, found[name])
+        uuid = found.pop("uuid", "")
+        return LabelSet(**dict(zip(found, self.shared(list(found.values())), strict=True)), uuid=uuid)
 
-    def _shared(self, text: str) -> str:
-        """Return an equal text that was met before, so that a thousand GPUs of a namespace hold its name once."""
-        if len(self._texts) >= _TEXTS_MAX:
+    def spelled(self, name: str, text: str) -> str:
+        """Return the one spelling of a label of which there are several."""
+        word = text.lower().replace("_", "-")
+        return str(self.spellings[name].get(word, word))
+
+    def shared(self, texts: Sequence[str]) -> list[str]:
+        """Return equal texts that were met before, so that a thousand GPUs of a namespace hold its name once."""
+        if len(self._texts) + len(texts) > _TEXTS_MAX:
             self._texts.clear()
-        return self._texts.setdefault(text, text)
+        return list(map(self._texts.setdefault, texts, texts))
 
     def _reading(self, measurement: str, names: tuple[str, ...]) -> Reading:
         """Return what is left of the table for labels of these names: of a hundred spellings a handful."""
@@ -179,7 +184,7 @@ class FieldTable:
             holder = {name: folded[family[name]] for name in HOLDER_FIELDS if family[name] in folded}
             if not holder:
                 continue
-            if not any(fits(exporter, holder) for exporter in self._exporters):
+            if not any(fits(exporter, holder) for exporter in self.exporters):
                 return holder
             if family.get("final"):
                 break

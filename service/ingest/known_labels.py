@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.labels import LabelSets
+from detectors.labels import LabelSet, LabelSets
 from service.ingest.fields import FieldTable, Lookup
+from service.ingest.label_columns import Columns, LabelColumns
 from service.ingest.reading import MEASUREMENT
 
 NO_GPU = -1  # in the place of a label set's id: these labels name no GPU
@@ -24,6 +25,7 @@ class KnownLabels:
 
     def __init__(self, fields: FieldTable, label_sets: LabelSets, chars_max: int) -> None:
         self._fields = fields
+        self._columns = LabelColumns(fields)
         self._chars_max = chars_max
         self._label_sets = label_sets
         self._known: dict[Pairs, dict[Pairs, tuple[int, Lookup]]] = {}
@@ -38,7 +40,17 @@ class KnownLabels:
 
     def meant(self, labels: Mapping[str, str], defaults: Pairs) -> int:
         """Return the label set's id, NO_GPU or TOO_LONG, for those who remember it themselves."""
-        meant = self._fields.label_set(labels, dict(defaults))
+        return self._number(self._fields.label_set(labels, dict(defaults)))
+
+    def meant_by_columns(self, measurement: str, names: Sequence[str], columns: Columns, defaults: Pairs) -> list[int]:
+        """Return the same for many under one measurement: columns hold the values of the labels `names`."""
+        meant = self._columns.label_sets(names, columns, {MEASUREMENT: measurement}, dict(defaults))
+        if max(max(map(len, column)) for column in (*columns, *defaults)) > self._chars_max:
+            return list(map(self._number, meant))
+        intern = self._label_sets.intern
+        return [intern(labels) if labels.is_gpu() else NO_GPU for labels in meant]
+
+    def _number(self, meant: LabelSet) -> int:
         if max(map(len, meant)) > self._chars_max:
             return TOO_LONG
         return self._label_sets.intern(meant) if meant.is_gpu() else NO_GPU

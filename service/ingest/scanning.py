@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from service.ingest.scanners import SCANNERS
 from service.ingest.scanners.contract import Ask, Bounds, Scanned, Scanner
 from service.settings import IngestSettings
 
+LabelSetsOf = Callable[[str, Sequence[str], Sequence[Sequence[str]]], list[int]]  # measurement, names, columns
+
 LESSONS_MAX = 8  # records of a batch from which a scanner may learn
 
 
@@ -28,12 +30,14 @@ class Scanning:
         fields: FieldTable,
         bounds: Bounds,
         label_set_of: Callable[[Record, Sample], int],
+        label_sets_of: LabelSetsOf,
     ) -> None:
-        """`label_set_of` returns the id of a sample's label set, negative where it names no GPU."""
+        """`label_set_of` returns the id of a sample's label set, negative where it names no GPU; `label_sets_of` many."""
         self._reference = reference
         self._fields = fields
         self._bounds = bounds
         self._label_set_of = label_set_of
+        self._label_sets_of = label_sets_of
         self._scanners: dict[str, Scanner] = {}
 
     def scan(self, topic: str, records: Records) -> Scanned | None:
@@ -64,7 +68,7 @@ class Scanning:
         return scanner.scan(records, self._asking(topic, scanner)) if learned else None
 
     def _asking(self, topic: str, scanner: Scanner) -> Ask:
-        return _Asking(self._reference, topic, scanner.format, self._label_set_of)
+        return _Asking(self._reference, topic, scanner.format, self._label_set_of, self._label_sets_of)
 
     def _choose(self, topic: str, records: Records, among: NDArray[np.int64]) -> Scanner | None:
         """Return the scanner for the format of the first of these records, the one before where there is none for it."""
@@ -83,19 +87,29 @@ def warm_up_scanners(fields: FieldTable, bounds: Bounds) -> None:
     nothing = Records.of([])
     for build in SCANNERS.values():
         scanner = build(fields, bounds)
-        scanner.scan(nothing, _Asking(Reference({}, IngestSettings()), "", scanner.format, lambda _record, _sample: -1))
+        reference = Reference({}, IngestSettings())
+        scanner.scan(nothing, _Asking(reference, "", scanner.format, lambda _record, _sample: -1, lambda *_: []))
 
 
 class _Asking:
     """The questions of one scanner about one topic."""
 
     def __init__(
-        self, reference: Reference, topic: str, format: str, label_set_of: Callable[[Record, Sample], int]
+        self,
+        reference: Reference,
+        topic: str,
+        format: str,
+        label_set_of: Callable[[Record, Sample], int],
+        label_sets_of: LabelSetsOf,
     ) -> None:
         self._reference = reference
         self._topic = topic
         self._format = format
         self.label_set = label_set_of
+        self._label_sets_of = label_sets_of
 
     def samples(self, record: Record) -> list[Sample] | None:
         return self._reference.clean_samples(self._topic, record, self._format)
+
+    def label_sets(self, names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[int]:
+        return self._label_sets_of(self._format, names, columns)

@@ -50,19 +50,25 @@ class Admission:
         if not room.all():
             asking = label_set[wanted & (room == _UNASKED)]
             # In order of rows: who comes first in the log has the last place, whatever numbers the label sets have.
-            for i in asking[np.sort(np.unique(asking, return_index=True)[1])].tolist():
-                known[i] = _ADMITTED if self._claim(self._label_sets[i].entity_key()) else _REFUSED
+            self._claim(known, asking[np.sort(np.unique(asking, return_index=True)[1])].tolist())
             room = known[label_set]
         admitted: NDArray[np.bool_] = room == _ADMITTED
         return admitted
 
-    def _claim(self, key: str) -> bool:
-        if self._entities.find(key) is not None or key in self._claimed:
-            return True
-        if len(self._entities) + len(self._claimed) >= self._entities_max:
-            return False
-        self._claimed.add(key)
-        return True
+    def _claim(self, room: Array, label_sets: list[int]) -> None:
+        """Claim places for these label sets; note in `room` which of them have one."""
+        known, claimed = self._entities.ids(), self._claimed
+        left = self._entities_max - len(known) - len(claimed)
+        for i in label_sets:
+            key = self._label_sets[i].entity_key()
+            if key in known or key in claimed:
+                room[i] = _ADMITTED
+            elif left > 0:
+                room[i] = _ADMITTED
+                claimed.add(key)
+                left -= 1
+            else:
+                room[i] = _REFUSED
 
     def admit(self, label_set: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the entity of each row of a tick; new ones have the highest ids."""
@@ -73,7 +79,7 @@ class Admission:
         fresh = np.unique(label_set[entity < 0])
         labels = [self._label_sets[i] for i in fresh.tolist()]
         keys = [known.entity_key() for known in labels]
-        _, refused = self._entities.admit(dict(zip(keys, labels, strict=True)))
+        refused = self._entities.admit(keys)
         assert not refused, "room was checked when the rows were taken in"
         ids = self._entities.ids()
         self._claimed.difference_update(keys)

@@ -25,6 +25,9 @@ class Entry(NamedTuple):
     limit_watts: float
 
 
+NO_ENTRY = Entry(UNALLOCATED_OWNER, np.nan, np.nan, np.nan)
+
+
 class Directory:
     """Looks labels up; the same labels always give the same entry."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +29,15 @@ class Scale:
         self._percent = StateArrays(
             {"seen_ns": ArraySpec(np.int64, -1)}, None
         )  # by node: when it last sent more than 1
-        for name, seen_ns in resume.items():
-            node = self._node(name)
-            self._percent["seen_ns"][node] = seen_ns
+        nodes = [self._node(name) for name in resume]
+        self._percent.grow(len(self._names))
+        self._percent["seen_ns"][nodes] = list(resume.values())
 
     def _node(self, name: str) -> int:
         node = self._nodes.get(name)
         if node is None:
             node = self._nodes[name] = len(self._nodes)
             self._names.append(name)
-            self._percent.grow(len(self._nodes))
         return node
 
     def grow(self, entity_count: int) -> None:
@@ -49,9 +48,10 @@ class Scale:
         """Keep only these entities, which get the ids 0.. in this order."""
         self._node_of.keep(entities)
 
-    def describe(self, entity: int, labels: LabelSet) -> None:
-        """Learn on which node an entity is."""
-        self._node_of["node"][entity] = self._node(_exporter(labels))
+    def describe(self, entities: Sequence[int], labels: Iterable[LabelSet]) -> None:
+        """Learn on which nodes entities are."""
+        self._node_of["node"][entities] = [self._node(_exporter(of_entity)) for of_entity in labels]
+        self._percent.grow(len(self._names))
 
     def apply(self, rows: TickRows) -> None:
         """Scale the rows of a tick."""

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from service.ingest.contract import TopicPartition
 from service.logs import get_logger
 from service.pipeline.admission import Admission
 from service.pipeline.cut import Cut
-from service.pipeline.directory import Directory, Entry
+from service.pipeline.directory import NO_ENTRY, Directory, Entry
 from service.pipeline.merge import TickRows, label_sets_of, merge_rows
 from service.pipeline.pending import Pending
 from service.pipeline.refusals import Refusals
@@ -130,20 +131,21 @@ class Worker:
         self._admission.claim_for(self.pending.label_sets())
 
     def _introduce(self, entities: Sequence[int]) -> None:
-        """Tell everybody of new labels of entities, in order of id where they are new themselves."""
+        """Tell everybody what the labels of these entities say; the newest may be new."""
         labels = [self.entities.labels[entity] for entity in entities]
-        entries = [self._directory.look_up(own) for own in labels]
-        for entity, own, entry in zip(entities, labels, entries, strict=True):
-            if entity == len(self.entries):
-                self.entries.append(entry)
-                self.owners.extend((entry.owner,))
+        entries = list(map(self._directory.look_up, labels))
+        owners = [entry.owner for entry in entries]
+        new = len(self.entities) - len(self.entries)
+        self.entries.extend(repeat(NO_ENTRY, new))
+        self.owners.extend(repeat(NO_ENTRY.owner, new))
+        for entity, entry in zip(entities, entries, strict=True):
             self.entries[entity] = entry
-            self.owners[entity] = entry.owner
-            self._scale.describe(entity, own)
-            for detector in self.detectors.values():
-                detector.describe(entity, own, entry.owner)
+        self.owners.put(entities, owners)
         for i, name in enumerate(("usd_per_hour", "idle_watts", "limit_watts"), Entry._fields.index("usd_per_hour")):
             self._facts[name][entities] = [entry[i] for entry in entries]
+        self._scale.describe(entities, labels)
+        for detector in self.detectors.values():
+            detector.describe(entities, labels, owners)
 
     def ingest(self, batch: EventBatch) -> Refusals:
         """Take in a batch; return the rows that are late or whose GPU there is no room for."""
@@ -230,38 +232,32 @@ class Worker:
     def _fold(self, tick: int) -> TickRows:
         chunks = self.pending.take(tick)
         label_set = label_sets_of(chunks)
+        known = len(self.entities)
         entity = self._admission.admit(label_set)
         self._grow()
         rows = merge_rows(chunks, label_set, entity, len(self.entities))
-        self._describe(rows.presence)
+        self._describe(rows.presence, known)
         self._scale.apply(rows)
         self.features.fold(rows.entity, rows.time_ns, rows.columns)
         return rows
 
-    def _describe(self, presence: Presence) -> None:
-        """Hand each entity the label sets it reported under; most report what is known already."""
+    def _describe(self, presence: Presence, known: int) -> None:
+        """Hand each entity the label sets it reported under; most report what is known already, or are new."""
         self.entities.seen(presence)
         names_holder = self._admission.names_holder()
         unsettled = self.entities.confirm(presence, names_holder, self._settled["label_set"])
-        known = len(self.entries)
+        left = unsettled[presence.entity[unsettled] < known]
         changed: list[int] = []
         if len(self.entities) > known:
-            unsettled, changed = self._describe_fresh(presence, unsettled, known)
-        for i in unsettled.tolist():
+            rest = self.entities.describe_new(presence, known, self._label_sets, names_holder)
+            left = np.concatenate([left, np.searchsorted(presence.entity, rest)])
+            changed += range(known, len(self.entities))
+        for i in left.tolist():
             entity = int(presence.entity[i])
-            if self.entities.describe(entity, presence.sightings(i, self._label_sets)) or entity >= known:
+            if self.entities.describe(entity, presence.sightings(i, self._label_sets)) and entity < known:
                 changed.append(entity)
-        self._introduce(sorted(changed))
-
-    def _describe_fresh(
-        self, presence: Presence, unsettled: NDArray[np.int64], known: int
-    ) -> tuple[NDArray[np.int64], list[int]]:
-        """Describe the new entities that report under one label set; return who is left, and whom it was."""
-        only = presence.only_label_sets()[unsettled]
-        plain = (presence.entity[unsettled] >= known) & (only >= 0)
-        entity = presence.entity[unsettled[plain]]
-        self.entities.describe_fresh(entity, [self._label_sets[i] for i in only[plain].tolist()], presence)
-        return unsettled[~plain], entity.tolist()
+        if changed:
+            self._introduce(changed)
 
     def _attribute(self, end_ns: int) -> None:
         """Release holders whose labels are gone for too long, or at once where the GPU is visibly empty.
@@ -282,7 +278,8 @@ class Worker:
         gone = np.flatnonzero(silent & (expired | empty))
         self.entities.release(gone)
         self._settled["label_set"][gone] = -1
-        self._introduce(gone.tolist())
+        if len(gone):
+            self._introduce(gone.tolist())
 
     def _forget(self, end_ns: int) -> None:
         silent_ns = end_ns - self.entities.state["last_seen_ns"]

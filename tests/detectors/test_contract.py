@@ -52,7 +52,7 @@ class Bench:
         self.detector.grow(gpus)
         self.gpus = gpus
         for e in range(gpus):
-            self.detector.describe(e, LabelSet(uuid=f"GPU-{e}", namespace="a", pod="p"), "a")
+            self.detector.describe([e], [LabelSet(uuid=f"GPU-{e}", namespace="a", pod="p")], ["a"])
 
     def tick(self, number, rows=None):
         rows = values(number, self.gpus) if rows is None else rows

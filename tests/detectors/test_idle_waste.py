@@ -23,7 +23,7 @@ def judge(sample, ticks=30, params=None, labels=None, held=True, changes=None, w
     detector = IdleWaste(params, None)
     features.grow(1)
     detector.grow(1)
-    detector.describe(0, labels or LabelSet(uuid="GPU-0", namespace="a", pod="p"), "team")
+    detector.describe([0], [labels or LabelSet(uuid="GPU-0", namespace="a", pod="p")], ["team"])
     columns = {name: np.array([value], float) for name, value in sample.items() if name not in without}
     known = fleet(1)
     known = type(known)(**{n: getattr(known, n) for n in known.__slots__} | {"held": np.array([held])} | facts)

@@ -13,7 +13,6 @@ from service.ingest.reading import MEASUREMENT, json_document, label_text, numbe
 
 LABELS = frozenset(LabelSet._fields)
 _LOOKS_NATIVE = re.compile(rb'\s*[{\[](?:.{0,4096}?)"(?:ts|uuid|gpu)"\s*:', re.DOTALL)
-OWN = {MEASUREMENT: "native"}  # among the labels of every sample
 
 
 class Native:
@@ -42,7 +41,7 @@ def _sample(row: object) -> Sample:
         raise PoisonRecord("missing_field", "ts")
     if not row.get("uuid") and row.get("gpu") in (None, ""):
         raise PoisonRecord("missing_field", "uuid or gpu")
-    labels = OWN.copy()
+    labels = {MEASUREMENT: "native"}
     values: dict[str, float] = {}
     anything = False
     for key, value in row.items():

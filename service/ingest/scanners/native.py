@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.columns import COLUMNS
+from kernels.interned import NEVER_SEEN
 from kernels.native import (
-    HEADERS_PART,
     IGNORED_NAME,
     KEY_WORDS,
     KEYS_MAX,
@@ -24,12 +23,14 @@ from kernels.native import (
 from kernels.points import rows_repeated
 from service.ingest.contract import Record
 from service.ingest.fields import FieldTable
-from service.ingest.formats.native import LABELS, OWN
+from service.ingest.formats.native import LABELS
+from service.ingest.plain_labels import plain_groups
 from service.ingest.reading import json_document
 from service.ingest.records import Records
 from service.ingest.scanners.contract import Ask, Bounds, Scanned
-from service.ingest.scanners.raw_labels import RawLabels, resolve
+from service.ingest.scanners.raw_labels import REFERENCE, RawLabels, resolve
 
+IDENTITY = frozenset(("uuid", "gpu"))  # without text for either the reference has something to say
 ROW_BYTES_MIN = 22  # {"ts":1,"gpu":1,"sm":1}
 ARRAY_ROWS_MAX = 1 << 16  # rows of arrays at once, beyond one for each record; the reference reads the others
 # By these the reference takes a record for one of another format: they are never learned as keys.
@@ -48,8 +49,6 @@ FOREIGN_KEYS = frozenset(
     }
 )
 
-_PLAIN = re.compile(r"[ -~]+")
-
 
 class NativeScanner:
     """Knows the keys that occurred so far; their order is predicted from the record before."""
@@ -62,7 +61,6 @@ class NativeScanner:
         self._bounds = bounds
         self._labels = RawLabels()
         self._names: dict[str, int] = {}
-        self._label_names: dict[int, str] = {}
         self._columns: list[int] = []
         self._words = np.zeros((KEYS_MAX, KEY_WORDS), np.uint64)
         self._masks = np.zeros((KEYS_MAX, KEY_WORDS), np.uint64)
@@ -87,12 +85,13 @@ class NativeScanner:
             records.data, records.span, records.timestamp_ms,
             len(self._names), self._words, self._masks, self._size, self._kind, self._row, self._factor,
             bounds.earliest_ns, bounds.latest_ns, bounds.future_ns, bounds.record_bytes_max, bounds.record_samples_max,
-            self._next, *self._labels.arrays(), self._labels.parts, self._found,
+            self._next, *self._labels.arrays(n), self._labels.parts, self._found,
             plain, record, entry, time_ns, values, unknown, count,
         )  # fmt: skip
         rows = int(count[0])
         record, time_ns = record[:rows], time_ns[:rows]
-        label_set = resolve(self._labels, records, record, entry[:rows], ask, self._read)
+        self._resolve_plain(entry[:rows], ask)
+        label_set = resolve(self._labels, records, record, entry[:rows], ask)
         unusable = label_set < 0
         if rows > np.count_nonzero(plain) or n == 0:  # of nothing too: a warm-up compiles what arrays will need
             rows_repeated(record, label_set, time_ns, np.full(label_set.max(initial=0) + 1, -1), unusable)
@@ -107,15 +106,20 @@ class NativeScanner:
         counts = {"accepted": int(np.count_nonzero(plain)), "unknown_metric": int(unknown[kept].sum())}
         return Scanned(plain, record[kept], label_set[kept], time_ns[kept], columns, counts)
 
-    def _read(self, entry: int) -> dict[str, str] | None:
-        """Return an entry's labels where all are plain text and surely name a GPU; headers and the rest are not plain."""
-        labels = OWN.copy()
-        for key, token in self._labels.parts_of(entry):
-            text = token[1:-1].decode("ascii", "replace")
-            if key == HEADERS_PART or not token.startswith(b'"') or not _PLAIN.fullmatch(text) or text in FOREIGN_KEYS:
-                return None
-            labels[self._label_names[key]] = text
-        return labels if "uuid" in labels or "gpu" in labels else None
+    def _resolve_plain(self, entry: NDArray[np.int32], ask: Ask) -> None:
+        """Find out what new labels mean where they are plain text, many at once: a fleet arrives in one batch."""
+        meaning = self._labels.meaning
+        fresh = np.unique(entry[meaning[entry] == NEVER_SEEN])
+        if not len(fresh):
+            return
+        names = list(self._names)
+        for group in plain_groups(*self._labels.contents(fresh), FOREIGN_KEYS):
+            known = [names[key] if key < len(names) else "" for key in group.keys]
+            # A UUID that is the number 0 is none.
+            zero = "uuid" in known and "0" in group.columns[known.index("uuid")]
+            if all(known) and IDENTITY.intersection(known) and not zero:
+                label_set = np.array(ask.label_sets(known, group.columns), np.int32)
+                meaning[fresh[group.entry]] = np.where(label_set >= 0, label_set, REFERENCE)
 
     def _room_for(self, rows: int) -> NDArray[np.float64]:
         if self._scratch.shape[0] != len(self._columns) or self._scratch.shape[1] < rows:
@@ -150,7 +154,6 @@ class NativeScanner:
             self._kind[key] = TIME
         elif name in LABELS:
             self._kind[key] = LABEL
-            self._label_names[key] = name
         elif metric is not None and metric.column >= 0:
             self._kind[key] = MEASUREMENT
             self._row[key] = self._row_of(metric.column)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import secrets
-import struct
-from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.interned import NEVER_SEEN, PARTS_MAX, slots_fill
-from service.ingest.contract import Record, Sample
 from service.ingest.records import Records
 from service.ingest.scanners.contract import Ask
 
@@ -18,7 +15,6 @@ ENTRIES_FIRST = 1 << 12
 ENTRIES_MAX = 1 << 21  # labels come from outside: beyond this the table starts anew
 WORDS_PER_ENTRY = 32  # room in the arena; an entry may take more while others take less
 _MOVED_AT_ONCE = 1 << 14  # entries, so that moving a table takes little room beside it
-_PART_HEAD = struct.Struct("<II")
 REFERENCE = -3  # what these labels mean, only the reference parser can tell
 
 TableArrays = tuple[  # slot, entry_hash, entry_at, entry_words, entry_next, meaning, arena, used
@@ -34,7 +30,7 @@ TableArrays = tuple[  # slot, entry_hash, entry_at, entry_words, entry_next, mea
 
 
 class RawLabels:
-    """The table of kernels.interned. Doubles when half full; one that may grow no further is emptied."""
+    """The table of kernels.interned. Doubles when room is short; one that may grow no further is emptied."""
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
         self._entries_max = entries_max
@@ -57,27 +53,24 @@ class RawLabels:
     def __len__(self) -> int:
         return int(self._used[0])
 
-    def arrays(self) -> TableArrays:
-        """Return the state that a kernel takes, with room for as many entries again as there are."""
+    def arrays(self, more: int | None = None) -> TableArrays:
+        """Return the state that a kernel takes, with room for so many more entries; by default, as there are already."""
         entries, words = self._used[:2].tolist()
         capacity = len(self._hash)
-        if 2 * entries >= capacity or 2 * words >= len(self._arena):
+        wanted = entries + min(entries if more is None else more, self._entries_max)
+        if wanted >= capacity or 2 * words >= len(self._arena):
             if capacity >= self._entries_max:
                 self._begin(capacity)
             else:
-                self._grow(min(2 * capacity, self._entries_max))
+                self._grow(min(max(2 * capacity, 1 << wanted.bit_length()), self._entries_max))
         return self._slot, self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used
 
-    def parts_of(self, entry: int) -> list[tuple[int, bytes]]:
-        """Return the parts of an entry: key and bytes of each."""
-        at = int(self._at[entry])
-        text = self._arena[at : at + int(self._words[entry])].tobytes()
-        parts, at = [], 0
-        while at < len(text):
-            size, key = _PART_HEAD.unpack_from(text, at)
-            parts.append((key, text[at + 8 : at + 8 + size]))
-            at += 8 + (size + 7 & -8)
-        return parts
+    def contents(self, entry: NDArray[np.int32]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return the words of these entries one after the other, and int64[entries + 1] where each begins."""
+        words = self._words[entry].astype(np.int64)
+        begin = np.concatenate([[0], np.cumsum(words)])
+        place = np.arange(begin[-1]) + np.repeat(self._at[entry] - begin[:-1], words)
+        return self._arena[place], begin
 
     def forget(self, used: NDArray[np.bool_]) -> None:
         """Drop the entries whose label set is not used, and those that mean none; used bool[label sets]."""
@@ -114,28 +107,18 @@ class RawLabels:
         slots_fill(self._hash, len(kept), self._slot)
 
 
-_BARE = Record(0, -1, None, None)  # labels that come without headers mean the same in any record
-
-
 def resolve(
     labels: RawLabels,
     records: Records,
     record: NDArray[np.int32],
     entry: NDArray[np.int32],
     ask: Ask,
-    read: Callable[[int], Mapping[str, str] | None],
 ) -> NDArray[np.int32]:
     """Return the label set of each row, negative where only the reference can tell; asks it once for each new entry.
 
-    record int32[r], ascending, the record of each row; entry int32[r], the entry of its labels. `read` returns the labels
-    of an entry as the reference would, None where they are not plain: then the reference reads the whole record.
+    record int32[r], ascending, the record of each row; entry int32[r], the entry of its labels. Entries whose meaning
+    the caller has found are not asked about.
     """
-    new = np.unique(entry[labels.meaning[entry] == NEVER_SEEN]).tolist()
-    for number in new:
-        plain = read(number)
-        if plain is not None:
-            label_set = ask.label_set(_BARE, Sample(plain, 0, {}))
-            labels.meaning[number] = label_set if label_set >= 0 else REFERENCE
     fresh = np.flatnonzero(labels.meaning[entry] == NEVER_SEEN)
     if len(fresh):
         _, first = np.unique(entry[fresh], return_index=True)

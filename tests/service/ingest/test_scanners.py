@@ -79,7 +79,7 @@ class Watched:
     def __init__(self, ask: Any, asked: list[Record]) -> None:
         self._ask = ask
         self._asked = asked
-        self.label_set = ask.label_set
+        self.label_set, self.label_sets = ask.label_set, ask.label_sets
 
     def samples(self, record: Record) -> Any:
         self._asked.append(record)
