@@ -55,11 +55,16 @@ class Intake:
         return self._worker.label_sets_known() > self._label_sets_used + self._label_sets_unused_max
 
     def forget_label_sets(self) -> None:
-        """Forget the label sets that nothing needs; whatever was decoded must have been taken in."""
+        """Forget the label sets that nothing needs; whatever was decoded must have been taken in.
+
+        A fleet that arrives is learned and used at once: with little to forget, the tables stay as they are.
+        """
         used = self._worker.label_sets_used()
-        self._decoder.forget_label_sets(used)
-        self._worker.forget_label_sets(used)
-        self._label_sets_used = self._worker.label_sets_known()
+        self._label_sets_used = int(np.count_nonzero(used))
+        unused = self._worker.label_sets_known() - self._label_sets_used
+        if 2 * unused > self._label_sets_unused_max:
+            self._decoder.forget_label_sets(used)
+            self._worker.forget_label_sets(used)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the tallies as plain JSON."""

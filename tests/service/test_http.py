@@ -205,6 +205,17 @@ def test_the_metrics_speak_text_and_openmetrics(address):
     assert httpx.get(f"{address}/metrics", headers=wanted).text.endswith("# EOF\n")
 
 
+def test_the_metrics_are_compressed_for_who_asks(address):
+    plain = httpx.get(f"{address}/metrics", headers={"accept-encoding": "identity"})
+    packed = httpx.get(f"{address}/metrics", headers={"accept-encoding": "gzip;q=1, identity;q=0.5"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < len(plain.content) / 2
+    assert [line.split(" ")[0] for line in packed.text.splitlines()] == [
+        line.split(" ")[0] for line in plain.text.splitlines()
+    ]
+
+
 def test_the_probes_tell_alive_from_ready():
     clock = still_clock()
     publisher = Publisher(clock)
