@@ -188,7 +188,7 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         timings.raw_batches.set(isinstance(source, KafkaSource) and source.reads_raw())
         pipeline = Pipeline(settings, source, resume, clock)
         dead_letters = _dead_letters(settings, directory, resume, clock)
-        del resume  # 1.2 GB for a million GPUs, and the worker has its own
+        del resume  # 1 GB for a million GPUs, and the worker has its own
         cleanup.callback(dead_letters.close)
         deliverer = Deliverer(outbox, notifiers, clock, settings.alerting)
         deliverer.start()

@@ -21,7 +21,7 @@ HELD_BYTES_MAX = 128 << 20  # copied and not yet written; the state of 150,000 G
 class Cut:
     """The state between two ticks, by name. Only the end of a tick changes its arrays.
 
-    So until a tick is due they are read where they lie: a million GPUs have 1.2 GB of them, and a copy would take 0.3 s
+    So until a tick is due they are read where they lie: a million GPUs have 1 GB of them, and a copy would take 0.3 s
     in one piece and the memory twice. When a tick is due before the writer is through, `release` copies what is left, a
     part in each round, from the far end; rounds go on taking rows in meanwhile, and the tick waits for some of them. A
     forked child would see all of one instant too, but locks that other threads hold stay locked in it for ever.
