@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -83,19 +83,22 @@ def under(prefix: str, snapshot: Snapshot | None) -> Snapshot | None:
     return {name[len(prefix) :]: array for name, array in snapshot.items() if name.startswith(prefix)}
 
 
-def text_array(rows: Iterable[Any]) -> Array:
-    """Return rows of texts as bytes, to be saved: a text array would give every cell the width of the longest.
+def text_pieces(rows: Iterable[Any]) -> Iterator[bytes]:
+    """Yield rows of texts as bytes, to be saved: a text array would give every cell the width of the longest.
 
     In pieces, since json.dumps lets no other thread run until it is through.
     """
     left = iter(rows)
-    text = bytearray(b"[")
+    before = b"["
     while piece := list(islice(left, _ROWS_AT_ONCE)):
-        if len(text) > 1:
-            text += b","
-        text += json.dumps(piece, sort_keys=True, separators=(",", ":"))[1:-1].encode()
-    text += b"]"
-    return np.frombuffer(text, np.uint8)
+        yield before + json.dumps(piece, sort_keys=True, separators=(",", ":"))[1:-1].encode()
+        before = b","
+    yield b"]" if before == b"," else b"[]"
+
+
+def text_array(rows: Iterable[Any]) -> Array:
+    """Return rows of texts as one array of bytes."""
+    return np.frombuffer(b"".join(text_pieces(rows)), np.uint8)
 
 
 def texts_of(saved: Array) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from detectors.state import Array
 from service.errors import ConfigError, ConfigProblem, CorruptState, Unavailable
-from service.pipeline.snapshot_file import Read, decode, encode, whole, write_durably
+from service.pipeline.snapshot_file import Late, Read, decode, encode, whole, write_durably
 
 KEPT = 2
 
@@ -24,7 +24,7 @@ class Checkpoint:
     arrays: Mapping[str, Array]
     extras: Mapping[str, Any]
     read: Read = whole  # how the bytes of an array are to be had
-    late: Callable[[], Mapping[str, Array]] = dict  # more arrays, made when the others were read
+    late: Callable[[], Late] = dict  # more arrays, made when the others were read
 
 
 class CheckpointStore(Protocol):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.state import Array
+from service.pipeline.snapshot_file import Late
 
 Bytes = NDArray[np.uint8]
 
@@ -29,7 +30,7 @@ class Cut:
     which takes longest and is done last. At most HELD_BYTES_MAX are copied at a time: beyond, a tick waits for the writer.
     """
 
-    def __init__(self, arrays: Mapping[str, Array], texts: Callable[[], dict[str, Array]]) -> None:
+    def __init__(self, arrays: Mapping[str, Array], texts: Callable[[], Late]) -> None:
         self.state = dict(arrays)
         self.texts = texts
         self._blocks = [block for name in sorted(arrays) for block in _blocks(name, arrays[name])]
@@ -42,7 +43,10 @@ class Cut:
 
     def arrays(self) -> dict[str, Array]:
         """Return everything as arrays, those of the state where they lie; their bytes are to be had from `read`."""
-        return self.state | self.texts()
+        texts = self.texts().items()
+        return self.state | {
+            n: t if isinstance(t, np.ndarray) else np.frombuffer(b"".join(t), np.uint8) for n, t in texts
+        }
 
     def read(self, name: str, array: Array) -> Iterator[memoryview]:
         """Yield the bytes of an array; names in order, each once. The last piece is done with when the next is taken."""

@@ -18,6 +18,7 @@ from service.errors import CorruptState
 
 Bytes = bytes | memoryview
 Read = Callable[[str, Array], Iterable[Bytes]]
+Late = Mapping[str, Array | Iterable[bytes]]  # arrays, and arrays of bytes in pieces
 
 MAGIC = b"SKFLINT2"
 _END = struct.Struct("<QI")  # bytes of the index before it, checksum of all before that
@@ -28,11 +29,11 @@ def whole(name: str, array: Array) -> Iterable[Bytes]:
     return (np.ascontiguousarray(array).reshape(-1).view(np.uint8).data,)
 
 
-def _nothing() -> Mapping[str, Array]:
+def _nothing() -> Late:
     return {}
 
 
-def _in_order(made: Callable[[], Mapping[str, Array]]) -> Iterator[tuple[str, Array]]:
+def _in_order(made: Callable[[], Late]) -> Iterator[tuple[str, Array | Iterable[bytes]]]:
     """Yield arrays by name; they are made when the first is wanted."""
     arrays = made()
     for name in sorted(arrays):
@@ -43,7 +44,7 @@ def encode(
     arrays: Mapping[str, Array],
     extras: Mapping[str, Any],
     read: Read = whole,
-    late: Callable[[], Mapping[str, Array]] = _nothing,
+    late: Callable[[], Late] = _nothing,
 ) -> Iterator[Bytes]:
     """Yield the file's bytes in pieces, so that it never lies in memory: the same content gives the same bytes.
 
@@ -56,8 +57,15 @@ def encode(
     def pieces() -> Iterator[Bytes]:
         yield MAGIC
         for name, array in chain(_in_order(lambda: arrays), _in_order(late)):
-            index.append([name, array.dtype.str, list(array.shape)])
-            yield from read(name, array)
+            if isinstance(array, np.ndarray):
+                index.append([name, array.dtype.str, list(array.shape)])
+                yield from read(name, array)
+                continue
+            entry: list[Any] = [name, np.dtype(np.uint8).str, [0]]
+            for piece in array:
+                entry[2][0] += len(piece)
+                yield piece
+            index.append(entry)
         yield json.dumps({"extras": extras, "arrays": index}, sort_keys=True, separators=(",", ":")).encode()
 
     size = 0

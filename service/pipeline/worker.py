@@ -20,7 +20,7 @@ from detectors.features import ACTIVITY, Features
 from detectors.labels import LabelSets
 from detectors.params import Params
 from detectors.roster import Roster
-from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_array, texts_of, under
+from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_pieces, texts_of, under
 from service.alerting.contract import Alert, Notification
 from service.alerting.grouping import Grouping
 from service.alerting.lifecycle import Lifecycle, Subject, from_json, in_order_of_id, to_json
@@ -30,10 +30,11 @@ from service.logs import get_logger
 from service.pipeline.admission import Admission
 from service.pipeline.cut import Cut
 from service.pipeline.directory import NO_ENTRY, Directory, Entry
-from service.pipeline.merge import TickRows, label_sets_of, merge_rows
+from service.pipeline.merge import label_sets_of, merge_rows
 from service.pipeline.pending import Pending
 from service.pipeline.refusals import Refusals
 from service.pipeline.scale import Scale
+from service.pipeline.snapshot_file import Late
 from service.pipeline.watermarks import Watermarks
 from service.settings import Settings
 
@@ -209,7 +210,7 @@ class Worker:
     def _close(self, tick: int) -> TickOutcome:
         started_s = time.perf_counter()
         end_ns = (tick + 1) * self._tick_ns
-        rows = self._fold(tick)
+        row_count = self._fold(tick)
         self._attribute(end_ns)
         self._forget(end_ns)
         fired: list[Alert] = []
@@ -227,19 +228,21 @@ class Worker:
             told = self.grouping.due(self.firing(end_ns), end_ns)
         self._judged = True
         seconds = time.perf_counter() - started_s
-        return TickOutcome(end_ns, len(rows.entity), seconds, tuple(fired), tuple(resolved), tuple(told))
+        return TickOutcome(end_ns, row_count, seconds, tuple(fired), tuple(resolved), tuple(told))
 
-    def _fold(self, tick: int) -> TickRows:
+    def _fold(self, tick: int) -> int:
+        """Fold the rows of a tick; return how many. Of a large fleet they take more than its figures: none outlives this."""
         chunks = self.pending.take(tick)
         label_set = label_sets_of(chunks)
         known = len(self.entities)
         entity = self._admission.admit(label_set)
         self._grow()
         rows = merge_rows(chunks, label_set, entity, len(self.entities))
+        del chunks, label_set, entity
         self._describe(rows.presence, known)
         self._scale.apply(rows)
         self.features.fold(rows.entity, rows.time_ns, rows.columns)
-        return rows
+        return len(rows.entity)
 
     def _describe(self, presence: Presence, known: int) -> None:
         """Hand each entity the label sets it reported under; most report what is known already, or are new."""
@@ -361,12 +364,12 @@ class Worker:
         labels, waiting = self.entities.labels.frozen(), self.pending.frozen()
         firing = {f"alerts.{name}.firing": cycle.fired() for name, cycle in self.lifecycles.items()}
 
-        def texts() -> dict[str, Array]:
+        def texts() -> Late:
             text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
             return {
                 "meta": np.frombuffer(text.encode(), np.uint8),
-                "entities.labels": text_array(labels),
-                **{name: text_array(map(to_json, in_order_of_id(alerts))) for name, alerts in firing.items()},
+                "entities.labels": text_pieces(labels),
+                **{name: text_pieces(map(to_json, in_order_of_id(alerts))) for name, alerts in firing.items()},
                 **{f"pending.{name}": array for name, array in waiting.arrays().items()},
             }
 

@@ -30,7 +30,7 @@ TableArrays = tuple[  # slot, entry_hash, entry_at, entry_words, entry_next, mea
 
 
 class RawLabels:
-    """The table of kernels.interned. Doubles when room is short; one that may grow no further is emptied."""
+    """The table of kernels.interned. Grows by half when room is short; one that may grow no further is emptied."""
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
         self._entries_max = entries_max
@@ -39,7 +39,7 @@ class RawLabels:
         self._begin(min(ENTRIES_FIRST, entries_max))
 
     def _begin(self, capacity: int) -> None:
-        self._slot = np.full(4 * capacity, -1, np.int32)
+        self._slot = np.full(1 << (2 * capacity).bit_length(), -1, np.int32)
         self._hash = np.zeros(capacity, np.uint64)
         self._at = np.zeros(capacity, np.int32)
         self._words = np.zeros(capacity, np.int32)
@@ -62,7 +62,7 @@ class RawLabels:
             if capacity >= self._entries_max:
                 self._begin(capacity)
             else:
-                self._grow(min(max(2 * capacity, 1 << wanted.bit_length()), self._entries_max))
+                self._grow(min(max(capacity * 3 // 2, wanted + 1), self._entries_max))
         return self._slot, self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used
 
     def contents(self, entry: NDArray[np.int32]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
