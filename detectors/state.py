@@ -83,11 +83,31 @@ def under(prefix: str, snapshot: Snapshot | None) -> Snapshot | None:
     return {name[len(prefix) :]: array for name, array in snapshot.items() if name.startswith(prefix)}
 
 
-def text_pieces(rows: Iterable[Any]) -> Iterator[bytes]:
-    """Yield rows of texts as bytes, to be saved: a text array would give every cell the width of the longest.
+class Pieces(NamedTuple):
+    """An array of one axis that never lies in memory whole: its dtype and, once, its bytes."""
+
+    dtype: DTypeLike
+    pieces: Iterable[bytes | memoryview]
+
+    def joined(self) -> Array:
+        """Return the array after all."""
+        return np.frombuffer(b"".join(self.pieces), self.dtype)
+
+
+def pieces_of(dtype: DTypeLike, arrays: Iterable[Array]) -> Pieces:
+    """Return arrays of one axis as pieces of one, each made when it is its turn."""
+    return Pieces(dtype, (np.ascontiguousarray(array, dtype).view(np.uint8).data for array in arrays))
+
+
+def text_pieces(rows: Iterable[Any]) -> Pieces:
+    """Return rows of texts as bytes, to be saved: a text array would give every cell the width of the longest.
 
     In pieces, since json.dumps lets no other thread run until it is through.
     """
+    return Pieces(np.uint8, _texts(rows))
+
+
+def _texts(rows: Iterable[Any]) -> Iterator[bytes]:
     left = iter(rows)
     before = b"["
     while piece := list(islice(left, _ROWS_AT_ONCE)):
@@ -98,7 +118,7 @@ def text_pieces(rows: Iterable[Any]) -> Iterator[bytes]:
 
 def text_array(rows: Iterable[Any]) -> Array:
     """Return rows of texts as one array of bytes."""
-    return np.frombuffer(b"".join(text_pieces(rows)), np.uint8)
+    return text_pieces(rows).joined()
 
 
 def texts_of(saved: Array) -> list[Any]:

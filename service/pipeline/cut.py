@@ -8,7 +8,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.state import Array
+from detectors.state import Array, Pieces
 from service.pipeline.snapshot_file import Late
 
 Bytes = NDArray[np.uint8]
@@ -16,7 +16,7 @@ Bytes = NDArray[np.uint8]
 BLOCK_BYTES = 8 << 20  # copied in 2 ms, written in 10 ms
 COPIED_BYTES_MAX = 16 << 20  # in a round: some 10 ms, most of it for pages that are new
 
-HELD_BYTES_MAX = 128 << 20  # copied and not yet written; the state of 150,000 GPUs
+HELD_BYTES_MAX = 64 << 20  # copied and not yet written; the state of 60,000 GPUs
 
 
 class Cut:
@@ -44,9 +44,7 @@ class Cut:
     def arrays(self) -> dict[str, Array]:
         """Return everything as arrays, those of the state where they lie; their bytes are to be had from `read`."""
         texts = self.texts().items()
-        return self.state | {
-            n: t if isinstance(t, np.ndarray) else np.frombuffer(b"".join(t), np.uint8) for n, t in texts
-        }
+        return self.state | {name: text.joined() if isinstance(text, Pieces) else text for name, text in texts}
 
     def read(self, name: str, array: Array) -> Iterator[memoryview]:
         """Yield the bytes of an array; names in order, each once. The last piece is done with when the next is taken."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from detectors.batch import EventBatch
 from detectors.columns import COLUMNS
 from detectors.labels import LabelSet, LabelSets
-from detectors.state import Array, Snapshot, text_pieces, texts_of
+from detectors.state import Array, Pieces, Snapshot, pieces_of, text_pieces, texts_of
 from service.ingest.contract import TopicPartition
 
 
@@ -103,8 +103,8 @@ class Waiting(NamedTuple):
     parts: Mapping[TopicPartition, list[Chunk]]
     label_sets: Sequence[LabelSet]
 
-    def arrays(self) -> dict[str, Array | Iterable[bytes]]:
-        """Return the rows as arrays, and their labels in pieces: the same rows give the same bytes, however they were cut."""
+    def arrays(self) -> dict[str, Array | Pieces]:
+        """Return the rows as arrays, most of them in pieces: the same rows give the same bytes, however they were cut."""
         chunks = [chunk for part in self.parts.values() for chunk in part]
         counts = [sum(len(chunk.time_ns) for chunk in part) for part in self.parts.values()]
         label_set = np.concatenate([np.empty(0, np.int32), *(c.label_set for c in chunks)])
@@ -112,19 +112,25 @@ class Waiting(NamedTuple):
         used = used[np.argsort(first)]
         rank = np.zeros(int(used.max(initial=0)) + 1, np.int32)
         rank[used] = np.arange(len(used))
-        saved: dict[str, Array | Iterable[bytes]] = {
+        saved: dict[str, Array | Pieces] = {
             "topics": np.array([name.topic for name in self.parts], np.str_),
             "partitions": np.array([name.partition for name in self.parts], np.int64),
             "labels": text_pieces(self.label_sets[i] for i in used.tolist()),
             "partition_index": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-            "label_set": rank[label_set],
-            "time_ns": np.concatenate([np.empty(0, np.int64), *(c.time_ns for c in chunks)]),
+            "label_set": pieces_of(np.int32, (rank[c.label_set] for c in chunks)),
+            "time_ns": pieces_of(np.int64, (c.time_ns for c in chunks)),
         }
         for column in COLUMNS:
             if any(column.name in chunk.columns for chunk in chunks):
-                parts = [c.columns.get(column.name, np.full(len(c.time_ns), np.nan)) for c in chunks]
-                saved[f"columns.{column.name}"] = np.concatenate(parts)
+                saved[f"columns.{column.name}"] = pieces_of(np.float64, _column(chunks, column.name))
         return saved
+
+
+def _column(chunks: Sequence[Chunk], name: str) -> Iterator[NDArray[np.float64]]:
+    """Yield a column of each chunk, NaN where it has none."""
+    for chunk in chunks:
+        column = chunk.columns.get(name)
+        yield np.full(len(chunk.time_ns), np.nan) if column is None else column
 
 
 def _rows(chunk: Chunk, rows: NDArray[Any] | slice) -> Chunk:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
-from detectors.state import Array
+from detectors.state import Array, Pieces
 from service.errors import CorruptState
 
 Bytes = bytes | memoryview
 Read = Callable[[str, Array], Iterable[Bytes]]
-Late = Mapping[str, Array | Iterable[bytes]]  # arrays, and arrays of bytes in pieces
+Late = Mapping[str, Array | Pieces]
 
 MAGIC = b"SKFLINT2"
 _END = struct.Struct("<QI")  # bytes of the index before it, checksum of all before that
@@ -33,7 +33,7 @@ def _nothing() -> Late:
     return {}
 
 
-def _in_order(made: Callable[[], Late]) -> Iterator[tuple[str, Array | Iterable[bytes]]]:
+def _in_order(made: Callable[[], Late]) -> Iterator[tuple[str, Array | Pieces]]:
     """Yield arrays by name; they are made when the first is wanted."""
     arrays = made()
     for name in sorted(arrays):
@@ -57,15 +57,16 @@ def encode(
     def pieces() -> Iterator[Bytes]:
         yield MAGIC
         for name, array in chain(_in_order(lambda: arrays), _in_order(late)):
-            if isinstance(array, np.ndarray):
+            if not isinstance(array, Pieces):
                 index.append([name, array.dtype.str, list(array.shape)])
                 yield from read(name, array)
                 continue
-            entry: list[Any] = [name, np.dtype(np.uint8).str, [0]]
-            for piece in array:
-                entry[2][0] += len(piece)
+            size = 0
+            for piece in array.pieces:
+                size += len(piece)
                 yield piece
-            index.append(entry)
+            kind = np.dtype(array.dtype)
+            index.append([name, kind.str, [size // kind.itemsize]])
         yield json.dumps({"extras": extras, "arrays": index}, sort_keys=True, separators=(",", ":")).encode()
 
     size = 0

@@ -88,13 +88,13 @@ def test_a_cut_that_is_being_saved_still_sees_the_labels_of_its_waiting_rows():
     tested = Bench(60)
     tested.feed([reading(g, 0, 0) for g in range(GPUS)])
     waiting = tested.worker.pending.frozen()
-    before = b"".join(waiting.arrays()["labels"])
+    before = waiting.arrays()["labels"].joined().tobytes()
     tested.worker.finish(tested.outcomes.append)
     tested.intake.forget_label_sets()
     for round_ in range(1, 20):
         tested.feed([reading(g, round_, round_) for g in range(GPUS)])
     assert tested.forgot > 0
-    assert b"".join(waiting.arrays()["labels"]) == before
+    assert waiting.arrays()["labels"].joined().tobytes() == before
 
 
 def test_forgotten_ids_are_given_again_and_the_others_stay():
