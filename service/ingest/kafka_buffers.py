@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kernels.words import PADDING
 from service.ingest.kafka_codecs import EXPANDED_BYTES_MAX, BadCompression, expand
 
-BUFFERS_MAX = 4  # kept for use again: one being filled, one being decoded, and some for readers that hold on to theirs
+BUFFERS_MAX = 8  # kept for use again: one being filled, those of polls underway, some that readers hold on to
 USED_BYTES = 8 << 20
 _OWN_REFERENCES = 2  # the list's, and the one that asking makes
 

@@ -138,14 +138,14 @@ class Loop:
             self.intake.note_gap(gap)
         self._ahead.put(batches, self.intake.decode)
         crowded = self.intake.knows_too_many()
-        busy = self._take(everything=crowded or not batches)
+        busy = self._take(everything=crowded)
         if crowded:
             self.intake.forget_label_sets()
         idle = self._idleness.update(self.source, busy, self._clock.monotonic_s())
         self._idle = idle - self._ahead.partitions()
         closed = self._advance()
         self._changed |= bool(batches) or bool(busy) or closed > 0
-        if not batches and closed < TICKS_PER_ROUND_MAX and not self._held:
+        if not (batches or self._ahead.partitions() or self._held) and closed < TICKS_PER_ROUND_MAX:
             self._finish_if_ended()
         elapsed_s = self._clock.monotonic_s() - self._checkpointed_s
         if self._changed and not self._saving() and elapsed_s >= self._settings.state.checkpoint_interval_s:
