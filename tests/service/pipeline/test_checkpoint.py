@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from detectors.state import pieces_of, text_pieces, texts_of
 from service.errors import ConfigError, CorruptState, Unavailable
 from service.pipeline.checkpoint import Checkpoint, FileCheckpointStore, StateDirectory
 from service.pipeline.snapshot_file import decode, encode
@@ -46,6 +47,16 @@ def test_only_the_last_two_are_kept(directory):
     for i in range(5):
         store.save(checkpoint(i))
     assert len(files(directory)) == 2
+
+
+def test_what_is_written_in_pieces_is_loaded_as_one_array():
+    parts = [np.arange(3), np.empty(0, np.int64), np.arange(3, 5)]
+    late = {"z": pieces_of(np.int64, parts), "b": text_pieces([["é", ""]] * 600), "none": text_pieces([])}
+    content = b"".join(encode({"a": np.arange(2)}, {}, late=lambda: late))
+    arrays, _ = decode(content, "x")
+    assert arrays["z"].tolist() == [0, 1, 2, 3, 4]
+    assert (texts_of(arrays["b"]), texts_of(arrays["none"])) == ([["é", ""]] * 600, [])
+    assert arrays["a"].tolist() == [0, 1]
 
 
 def test_every_truncation_and_every_flipped_byte_is_noticed():
