@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels._jit import kernel
+from kernels.words import inline
 
 
 @kernel
@@ -72,6 +73,26 @@ def window_add(
             highest[e, slot] = max(highest[e, slot], v)
 
 
+@inline
+def _mean_of(pane, count, mean, e, oldest, newest):
+    """Return how many samples entity e has in the panes from `oldest` to `newest`, and their mean, NaN without any.
+
+    Summed in the order of the ring about one of the panes' means: one division an entity instead of one a pane, and what
+    never changes has exactly its value as mean.
+    """
+    panes = pane.shape[1]
+    about = 0.0
+    for slot in range(panes):
+        about = mean[e, slot] if oldest <= pane[e, slot] <= newest else about
+    n = 0.0
+    off = 0.0
+    for slot in range(panes):
+        added = np.float64(count[e, slot]) if oldest <= pane[e, slot] <= newest else 0.0
+        n += added
+        off += (mean[e, slot] - about) * added
+    return n, about + off / n
+
+
 @kernel
 def window_read(
     now_ns: int,
@@ -88,9 +109,7 @@ def window_read(
 ) -> None:
     """Read the window that ends at now_ns: the pane just before it and the others of the ring.
 
-    The window is a whole number of panes, so it reaches back between panes - 1 and panes pane lengths. Sums are taken in
-    the order of the ring, about one of the panes' means: two divisions an entity instead of two a pane, and what never
-    changes has exactly its value as mean and no variance.
+    The window is a whole number of panes, so it reaches back between panes - 1 and panes pane lengths.
 
     Parameters  now_ns, the end, not itself in the window; pane_ns, as in window_add
     State       as in window_add; only read
@@ -102,23 +121,13 @@ def window_read(
     newest = (now_ns - 1) // pane_ns
     oldest = newest - panes + 1
     for e in range(pane.shape[0]):
-        about = 0.0
-        for slot in range(panes):
-            about = mean[e, slot] if oldest <= pane[e, slot] <= newest else about
-        n = 0.0
+        n, middle = _mean_of(pane, count, mean, e, oldest, newest)
         active_n = 0.0
-        off = 0.0
-        for slot in range(panes):
-            held = oldest <= pane[e, slot] <= newest
-            added = np.float64(count[e, slot]) if held else 0.0
-            n += added
-            off += (mean[e, slot] - about) * added
-            active_n += np.float64(active[e, slot]) if held else 0.0
-        middle = about + off / n
         s = 0.0
         for slot in range(panes):
             held = oldest <= pane[e, slot] <= newest
             delta = mean[e, slot] - middle
+            active_n += np.float64(active[e, slot]) if held else 0.0
             s += sum_sq_dev[e, slot] + delta * delta * np.float64(count[e, slot]) if held else 0.0
         out_count[e] = np.int64(n)
         out_duty[e] = active_n / n
@@ -141,20 +150,10 @@ def window_mean(
     State       pane, count, mean as in window_add, only read
     Output      out_mean float64[m], NaN while the window is empty
     """
-    panes = pane.shape[1]
     newest = (now_ns - 1) // pane_ns
-    oldest = newest - panes + 1
+    oldest = newest - pane.shape[1] + 1
     for e in range(pane.shape[0]):
-        about = 0.0
-        for slot in range(panes):
-            about = mean[e, slot] if oldest <= pane[e, slot] <= newest else about
-        n = 0.0
-        off = 0.0
-        for slot in range(panes):
-            added = np.float64(count[e, slot]) if oldest <= pane[e, slot] <= newest else 0.0
-            n += added
-            off += (mean[e, slot] - about) * added
-        out_mean[e] = about + off / n
+        _, out_mean[e] = _mean_of(pane, count, mean, e, oldest, newest)
 
 
 @kernel

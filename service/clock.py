@@ -32,4 +32,4 @@ class SystemClock:
         return time.monotonic()
 
     def wait(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # the one place that sleeps: everything else is handed a clock

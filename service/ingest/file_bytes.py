@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import zlib
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -51,7 +52,7 @@ class _Frame(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-class _Unpacking:
+class _Unpacking(ABC):
     """Plain bytes, gzip (any number of members) or zstd (any number of frames), told by the first bytes."""
 
     def __init__(self) -> None:
@@ -76,13 +77,13 @@ class _Unpacking:
     def cut_off(self) -> bool:
         return self._frame is not None
 
+    @abstractmethod
     def _fetch(self, bytes_max: int) -> bytes:
         """Return what comes next, as it is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _may_come(self) -> bool:
         """Tell whether more may come right behind what was read."""
-        raise NotImplementedError
 
     def _recognised(self, piece: bytes) -> bytes:
         """Return the bytes from the beginning on, once it is clear how they are packed."""

@@ -85,7 +85,7 @@ class PublicRecords(Reading):
             polled = self.consumer.poll(timeout_ms=timeout_ms)
         except (OffsetOutOfRangeError, LogTruncationError):
             raise
-        except Exception as error:
+        except Exception as error:  # unpacking may raise anything; what anything else raised goes on
             if not _while_unpacking(error):
                 raise
             return self._over_what_raised(error)
@@ -119,7 +119,7 @@ class PublicRecords(Reading):
             self.consumer.poll(timeout_ms=0)
         except (OffsetOutOfRangeError, LogTruncationError):
             pass
-        except Exception as error:
+        except Exception as error:  # unpacking may raise anything; what anything else raised goes on
             if not _while_unpacking(error):
                 raise
         for partition in reading:
@@ -218,7 +218,7 @@ class _Probe:
         consumer.seek(there, offset)
         try:
             consumer.poll(timeout_ms=PROBE_WAIT_MS, max_records=1)
-        except Exception as error:
+        except Exception as error:  # unpacking may raise anything; what anything else raised goes on
             self.close()
             if not _while_unpacking(error):
                 raise
