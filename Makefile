@@ -54,6 +54,8 @@ config: install
 lock: install
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --no-annotate --no-header \
 		--python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group build --no-annotate --no-header \
+		--python-version 3.11 --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 tests/bench/requirements.in -o tests/bench/requirements.lock
 

@@ -16,6 +16,7 @@ from detectors import DETECTORS
 from detectors.contract import Detector
 from detectors.labels import LabelSets
 from detectors.params import Params
+from kernels.cache import FOLDER
 from service.alerting.contract import Notification, Notifier
 from service.alerting.deliver import Deliverer
 from service.alerting.notifiers import NOTIFIERS
@@ -31,6 +32,7 @@ from service.ingest.decode import Decoder
 from service.ingest.fields import FieldTable
 from service.ingest.file_source import FileSource
 from service.ingest.kafka_dead_letters import DeadLetterTopic
+from service.ingest.kafka_seam import raw_problem
 from service.ingest.kafka_source import KafkaSource
 from service.ingest.letters import DeadLetters
 from service.ingest.simulate.source import SimulateSource
@@ -161,6 +163,13 @@ class Pipeline:
             clock=self.clock,
             stop=stop,
         )
+
+
+def compile_kernels(settings: Configuration) -> Path | None:
+    """Compile every kernel, also those that only Kafka needs, and return the folder where they are kept, if any."""
+    warm_up(settings, chosen_detectors(settings), Directory(PriceBook(settings.prices), settings.fleet.teams))
+    raw_problem(settings.source.kafka)  # its trial reads a log
+    return FOLDER
 
 
 def run_service(settings: Configuration, clock: Clock, stop: threading.Event) -> None:

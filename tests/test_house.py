@@ -211,7 +211,11 @@ def test_the_lock_file_pins_every_package_with_hashes_and_names_no_place_to_get_
     assert "://" not in lock
 
 
-@pytest.mark.parametrize("file", ["requirements.lock", "pyproject.toml", "Makefile", ".ci/run", "tests/kafka/pom.xml"])
+PACKAGE_FILES = ["requirements.lock", "pyproject.toml", "Makefile", ".ci/run", "tests/kafka/pom.xml"]
+IMAGE_FILES = ["deploy/requirements.lock", "deploy/Dockerfile"]
+
+
+@pytest.mark.parametrize("file", [*PACKAGE_FILES, *IMAGE_FILES])
 def test_packages_come_from_wherever_the_machine_is_set_up_for(file):
     text = (ROOT / file).read_text(encoding="utf-8")
     assert re.findall(r"index.url|find.links|trusted.host|<repositor|\[\[tool\.uv\.index", text) == []
