@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install run test check bench kafka config lock clean
+.PHONY: install run test tools check bench kafka config lock clean
 
 install: $(STAMP)
 
@@ -19,12 +19,25 @@ $(STAMP): requirements.lock pyproject.toml
 run: install
 	$(BIN)/skinflint run
 
-test: install
+test: install tools
 	@command -v java >/dev/null || { echo "Java 17 is needed for the Kafka tests: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
 	@command -v mvn >/dev/null || { echo "Maven is needed for the Kafka tests: apt-get install maven" >&2; exit 1; }
 	@command -v chromium >/dev/null || { echo "Chromium is needed for the page test: apt-get install chromium" >&2; exit 1; }
 	@command -v promtool >/dev/null || { echo "promtool is needed for the metrics test: apt-get install prometheus" >&2; exit 1; }
+	@command -v amtool >/dev/null || { echo "amtool is needed for the alert routes' test: apt-get install prometheus-alertmanager" >&2; exit 1; }
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q tests
+
+# What only the tests of deploy/ need, built from source once: two minutes for helm.
+tools: build/tools/helm build/tools/compose-spec
+
+build/tools/helm:
+	@command -v go >/dev/null || { echo "Go is needed to build helm for the chart's tests: install Go 1.25 or newer" >&2; exit 1; }
+	GOBIN=$(CURDIR)/build/tools go install helm.sh/helm/v3/cmd/helm@v3.22.0
+
+build/tools/compose-spec:
+	@command -v go >/dev/null || { echo "Go is needed to build the reader of compose.yaml: install Go 1.25 or newer" >&2; exit 1; }
+	GOBIN=$(CURDIR)/build/tools/.compose go install github.com/compose-spec/compose-go/v2/cmd@v2.9.0
+	mv build/tools/.compose/cmd $@
 
 check: install
 	$(BIN)/ruff check .
