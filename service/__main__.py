@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -66,6 +67,7 @@ def run(config_file: ConfigFile = None) -> None:
     """Run the service until it is told to stop."""
     settings = _load(config_file, Use.SERVICE)
     configure(settings.log)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold every secret
     stop = threading.Event()
 
     def ask_to_stop(number: int, _frame: object) -> None:
