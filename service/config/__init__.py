@@ -17,7 +17,7 @@ from service.config.draft import Draft, without_empty_sections
 from service.config.environment import overlay
 from service.config.plugins import Configuration, ReceiverSettings, settings_type
 from service.config.problems import add_problems
-from service.config.secret_files import read_secret, refuse_secrets, secret_problems
+from service.config.secret_files import read_secret, refuse_secrets, secret_problems, why_not_private
 from service.config.tree import Tree, read_tree
 from service.errors import ConfigError, ConfigProblem
 from service.settings import Settings
@@ -88,4 +88,5 @@ __all__ = [
     "schema",
     "secret_problems",
     "settings_type",
+    "why_not_private",
 ]

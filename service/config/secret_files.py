@@ -47,12 +47,18 @@ def read_secret(value: SecretStr, file: str, path: str, *, several_lines: bool =
 def _check_mode(mode: int, file: str, place: str) -> None:
     if not stat.S_ISREG(mode):
         raise _problem(place, f"{file} is not a file")
-    if mode & stat.S_IRWXO:
-        raise _problem(
-            place,
-            f"{file} is open to every user (mode {stat.S_IMODE(mode):04o}): chmod 600, or 640 "
-            "with the service's group (Kubernetes: defaultMode: 0440)",
-        )
+    if why := why_not_private(mode, file):
+        raise _problem(place, why)
+
+
+def why_not_private(mode: int, file: str) -> str:
+    """Return what is wrong with the mode of a file that holds a secret; empty for nothing."""
+    if not mode & stat.S_IRWXO:
+        return ""
+    return (
+        f"{file} is open to every user (mode {stat.S_IMODE(mode):04o}): chmod 600, or 640 "
+        "with the service's group (Kubernetes: defaultMode: 0440)"
+    )
 
 
 def secret_problems(settings: BaseModel, path: Path = ()) -> list[ConfigProblem]:

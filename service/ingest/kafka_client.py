@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from kafka.net.compat import KafkaNetClient
 
 from service.clock import Clock
+from service.config import why_not_private
 from service.errors import ConfigError, ConfigProblem, Unavailable
 from service.loopback import is_loopback
 from service.settings import KafkaSasl, KafkaSettings, KafkaTls
@@ -190,6 +191,9 @@ def _ssl_context(tls: KafkaTls, path: str, problems: list[ConfigProblem]) -> ssl
         try:
             # A password prompt would hang a service, so an encrypted key must fail instead.
             context.load_cert_chain(tls.cert_file, tls.key_file or None, password=lambda: b"")
+            key, name = ("key_file", tls.key_file) if tls.key_file else ("cert_file", tls.cert_file)
+            if why := why_not_private(Path(name).stat().st_mode, name):
+                problems.append(ConfigProblem(f"{path}.{key}", why))
         except OSError as error:
             key, name = "cert_file", tls.cert_file
             if tls.key_file and _holds_certificates(tls.cert_file):

@@ -146,6 +146,24 @@ def test_a_key_that_is_missing_or_no_key_is_named(pem: tuple[str, str], tmp_path
     assert found(ca_file=str(nonsense)) == {"source.kafka.tls.ca_file"}
 
 
+@pytest.mark.parametrize("mode, refused", [(0o600, False), (0o640, False), (0o644, True), (0o602, True)])
+def test_a_key_that_every_user_may_read_is_refused(
+    pem: tuple[str, str], tmp_path: Path, mode: int, refused: bool
+) -> None:
+    certificate, key = pem
+    own, both = tmp_path / "key.pem", tmp_path / "both.pem"
+    for file in (own, both):
+        file.write_text(Path(key).read_text() + Path(certificate).read_text())
+        file.chmod(mode)
+    for tls in (KafkaTls(cert_file=certificate, key_file=str(own)), KafkaTls(cert_file=str(both))):
+        settings = KafkaSettings(bootstrap_servers=FAR, security="SSL", tls=tls)
+        if refused:
+            (message,) = problems(settings).values()
+            assert "is open to every user" in message
+        else:
+            assert client_arguments(settings)["security_protocol"] == "SSL"
+
+
 def test_the_consumer_commits_nothing_by_itself_and_never_chooses_a_position() -> None:
     arguments = group_arguments(KafkaSettings(session_timeout_ms=6000, group_instance_id="one"))
     assert arguments["enable_auto_commit"] is False
