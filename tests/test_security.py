@@ -25,7 +25,7 @@ CALLS = {
     "yaml.unsafe_load",
     "yaml.full_load",
 }
-FORMATS = {"service/config/problems.py": "words of our own table, filled with pydantic's bounds"}
+FORMATS = {"service/config/problems.py": "what pydantic says, or our words for it"}
 # setuptools' and our own development install; an image has none.
 PTH = {"__editable__.skinflint-0.1.0.pth", "distutils-precedence.pth"}
 
