@@ -121,7 +121,7 @@ class NativeScanner:
             # A UUID that is the number 0 is none.
             zero = "uuid" in known and "0" in group.columns[known.index("uuid")]
             if all(known) and IDENTITY.intersection(known) and not zero:
-                label_set = np.array(ask.label_sets(known, group.columns), np.int32)
+                label_set = np.array(ask.label_sets(self.format, known, group.columns), np.int32)
                 meaning[fresh[group.entry]] = np.where(label_set >= 0, label_set, REFERENCE)
 
     def _room_for(self, rows: int) -> NDArray[np.float64]:

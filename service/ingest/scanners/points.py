@@ -22,7 +22,6 @@ from kernels.points import (
     points_number,
     points_put,
 )
-from service.ingest.contract import Record, Sample
 from service.ingest.fields import FieldTable, Metric
 from service.ingest.reading import MEASUREMENT
 from service.ingest.records import Records
@@ -116,6 +115,7 @@ class PointReader:
             self._first_new(self.labels, points.entry, points.kind),
         ]
         asked = np.unique(np.concatenate(new))
+        alike: dict[tuple[str, ...], list[tuple[int, tuple[str, ...]]]] = {}  # labels of the same names
         begins = np.flatnonzero(np.diff(points.record[asked], prepend=-1))
         for own in np.split(asked, begins[1:])[:ASKED_MAX] if len(asked) else ():
             heads, entries = points.head[own].tolist(), points.entry[own].tolist()
@@ -127,14 +127,19 @@ class PointReader:
             if samples is None or len(samples) != len(own):
                 continue
             for head, entry, sample in zip(heads, entries, samples, strict=True):
-                self._note(head, entry, sample, record, ask)
-
-    def _note(self, head: int, entry: int, sample: Sample, record: Record, ask: Ask) -> None:
-        if self.heads.meaning[head] == NEVER_SEEN:
-            self.heads.meaning[head] = self._metric(next(iter(sample.values), ""))
-        if self.labels.meaning[entry] == NEVER_SEEN:
-            of_measurement = MEASUREMENT in sample.labels  # names mean something else under it
-            self.labels.meaning[entry] = REFERENCE if of_measurement else ask.label_set(record, sample)
+                if self.heads.meaning[head] == NEVER_SEEN:
+                    self.heads.meaning[head] = self._metric(next(iter(sample.values), ""))
+                if self.labels.meaning[entry] != NEVER_SEEN:
+                    continue
+                if MEASUREMENT in sample.labels:  # names mean something else under it
+                    self.labels.meaning[entry] = REFERENCE
+                elif record.headers or not sample.labels:
+                    self.labels.meaning[entry] = ask.label_set(record, sample)
+                else:
+                    alike.setdefault(tuple(sample.labels), []).append((entry, tuple(sample.labels.values())))
+        for names, rows in alike.items():
+            numbers, values = zip(*rows, strict=True)
+            self.labels.meaning[list(numbers)] = ask.label_sets("", names, list(zip(*values, strict=True)))
 
     @staticmethod
     def _first_new(known: RawLabels, number: NDArray[np.int32], kind: NDArray[np.int8]) -> NDArray[np.int64]:
