@@ -189,8 +189,8 @@ class IdleWaste:
         """Return the windows behind the judgement, and mean and percentiles for the evidence."""
         window_s = params.window_s
         return (
-            Window(ACTIVITY, window_s, params.active_above, spread=True, extremes=True),
-            Window("fb_used_bytes", window_s, extremes=True),
+            Window(ACTIVITY, window_s, params.active_above, spread=True, highest=True),
+            Window("fb_used_bytes", window_s, lowest=True, highest=True),
             *(Window(column, window_s) for column in ("util_ratio", "tensor_ratio", "dram_ratio", "power_watts", IO)),
             Ewma(ACTIVITY, window_s),
             Histogram(ACTIVITY, params.history_half_life_s),
@@ -198,7 +198,7 @@ class IdleWaste:
 
     def __init__(self, params: IdleWasteParams, resume: Snapshot | None) -> None:
         self._params = params
-        self._activity = Window(ACTIVITY, params.window_s, params.active_above, spread=True, extremes=True)
+        self._activity = Window(ACTIVITY, params.window_s, params.active_above, spread=True, highest=True)
         self.keep_firing_for_ns = int(params.keep_firing_for_s * 1e9)
         states = len(STATES)
         self._state = StateArrays(
@@ -321,7 +321,7 @@ class IdleWaste:
             ("io", IO),
         ):
             figures[name] = features.mean(Window(column, window_s), now_ns)
-        fb = Window("fb_used_bytes", window_s, extremes=True)
+        fb = Window("fb_used_bytes", window_s, lowest=True, highest=True)
         lowest, highest = features.range(fb, now_ns)
         figures |= {"fb": features.mean(fb, now_ns), "fb_range": highest - lowest}
         figures["power_load"] = (figures["power"] - fleet.idle_watts) / (fleet.limit_watts - fleet.idle_watts)

@@ -40,7 +40,7 @@ from service.settings import Settings
 
 log = get_logger(__name__)
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 # GPUs that report under more label sets than this, of many holders say, are described anew in each tick.
 _SETTLED_MAX = 8
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
