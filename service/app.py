@@ -44,6 +44,7 @@ from service.pipeline.loop import Loop, Observer
 from service.pipeline.prices import PriceBook
 from service.pipeline.replay import Progress, Recorder
 from service.pipeline.reporter import Reporter
+from service.pipeline.tenure import undisturbed
 from service.pipeline.warm_up import warm_up
 from service.pipeline.worker import Worker
 from service.settings import AlertingSettings, Settings
@@ -182,13 +183,14 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         cleanup.callback(outbox.close)
         store = FileCheckpointStore(directory)
         cleanup.callback(store.close)
-        resume = store.load()
-        source = build_source(settings, clock)
-        cleanup.callback(source.close)
+        with undisturbed():
+            resume = store.load()
+            source = build_source(settings, clock)
+            cleanup.callback(source.close)
+            pipeline = Pipeline(settings, source, resume, clock)
         timings.raw_batches.set(isinstance(source, KafkaSource) and source.reads_raw())
-        pipeline = Pipeline(settings, source, resume, clock)
         dead_letters = _dead_letters(settings, directory, resume, clock)
-        del resume  # 1 GB for a million GPUs, and the worker has its own
+        del resume
         cleanup.callback(dead_letters.close)
         deliverer = Deliverer(outbox, notifiers, clock, settings.alerting)
         deliverer.start()

@@ -17,6 +17,7 @@ from detectors.batch import EventBatch
 from detectors.contract import Detector, Fleet
 from detectors.entities import Entities, Presence
 from detectors.features import ACTIVITY, Features
+from detectors.label_texts import label_pieces
 from detectors.labels import LabelSets
 from detectors.params import Params
 from detectors.roster import Roster
@@ -134,7 +135,8 @@ class Worker:
     def _introduce(self, entities: Sequence[int]) -> None:
         """Tell everybody what the labels of these entities say; the newest may be new."""
         labels = [self.entities.labels[entity] for entity in entities]
-        entries = list(map(self._directory.look_up, labels))
+        distinct, code = self._directory.look_up_all(labels)
+        entries = list(map(distinct.__getitem__, code.tolist()))
         owners = [entry.owner for entry in entries]
         new = len(self.entities) - len(self.entries)
         self.entries.extend(repeat(NO_ENTRY, new))
@@ -142,9 +144,10 @@ class Worker:
         for entity, entry in zip(entities, entries, strict=True):
             self.entries[entity] = entry
         self.owners.put(entities, owners)
-        for i, name in enumerate(("usd_per_hour", "idle_watts", "limit_watts"), Entry._fields.index("usd_per_hour")):
-            self._facts[name][entities] = [entry[i] for entry in entries]
-        self._scale.describe(entities, labels)
+        at = slice(entities.start, entities.stop) if isinstance(entities, range) else np.array(entities, np.int64)
+        for name in ("usd_per_hour", "idle_watts", "limit_watts"):
+            self._facts[name][at] = np.array([getattr(entry, name) for entry in distinct], np.float64)[code]
+        self._scale.describe(at)
         for detector in self.detectors.values():
             detector.describe(entities, labels, owners)
 
@@ -240,7 +243,7 @@ class Worker:
         rows = merge_rows(chunks, label_set, entity, len(self.entities))
         del chunks, label_set, entity
         self._describe(rows.presence, known)
-        self._scale.apply(rows)
+        self._scale.apply(rows, self.entities.labels)
         self.features.fold(rows.entity, rows.time_ns, rows.columns)
         return len(rows.entity)
 
@@ -368,7 +371,7 @@ class Worker:
             text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
             return {
                 "meta": np.frombuffer(text.encode(), np.uint8),
-                "entities.labels": text_pieces(labels),
+                "entities.labels": label_pieces(labels),
                 **{name: text_pieces(map(to_json, in_order_of_id(alerts))) for name, alerts in firing.items()},
                 **{f"pending.{name}": array for name, array in waiting.arrays().items()},
             }
