@@ -71,7 +71,7 @@ class Entities:
     def __init__(self, entities_max: int, stale_ns: int, resume: Snapshot | None) -> None:
         self._entities_max = entities_max
         self._stale_ns = stale_ns
-        times = ("first_seen_ns", "present_since_ns", "last_seen_ns", "holder_since_ns", "attributed_ns")
+        times = ("present_since_ns", "last_seen_ns", "holder_since_ns", "attributed_ns")
         specs = {name: ArraySpec(np.int64, 0) for name in times}
         self.state = StateArrays(specs | {"sharers": ArraySpec(np.int32, 0)}, under("state.", resume))
         self.labels: Roster[LabelSet] = Roster()
@@ -125,8 +125,7 @@ class Entities:
 
     def seen(self, presence: Presence) -> None:
         """Note the first and last row of entities in a tick."""
-        names = ("first_seen_ns", "present_since_ns", "last_seen_ns")
-        state = [self.state[name] for name in names]
+        state = [self.state[name] for name in ("present_since_ns", "last_seen_ns")]
         presence_add(presence.entity, presence.first_ns, presence.last_ns, self._stale_ns, *state)
 
     def confirm(
@@ -162,7 +161,8 @@ class Entities:
         own = own[alone]
         entity, label_set = p.entity[own], p.label_set[p.start[own]]
         holds = names_holder[label_set]
-        labels = [label_sets[i] for i in label_set.tolist()]
+        known_sets = label_sets.frozen()
+        labels = [known_sets[i] for i in label_set.tolist()]
         for i in np.flatnonzero(~holds).tolist():
             if labels[i].container or labels[i].team:  # nobody's, as long as nobody is named
                 labels[i] = labels[i]._replace(container="", team="")

@@ -104,6 +104,7 @@ class Worker:
         self._admission = Admission(self.entities, label_sets, settings.fleet.entities_max)
         self._grow()
         self._introduce(range(len(self.entities)))
+        self._recall()
         self._bind()
 
     def _tick_to_resume(self, meta: dict[str, Any]) -> int | None:
@@ -134,7 +135,9 @@ class Worker:
 
     def _introduce(self, entities: Sequence[int]) -> None:
         """Tell everybody what the labels of these entities say; the newest may be new."""
-        labels = [self.entities.labels[entity] for entity in entities]
+        at = slice(entities.start, entities.stop) if isinstance(entities, range) else np.array(entities, np.int64)
+        known = self.entities.labels
+        labels = known[at] if isinstance(at, slice) else [known[entity] for entity in entities]
         distinct, code = self._directory.look_up_all(labels)
         entries = list(map(distinct.__getitem__, code.tolist()))
         owners = [entry.owner for entry in entries]
@@ -144,12 +147,21 @@ class Worker:
         for entity, entry in zip(entities, entries, strict=True):
             self.entries[entity] = entry
         self.owners.put(entities, owners)
-        at = slice(entities.start, entities.stop) if isinstance(entities, range) else np.array(entities, np.int64)
         for name in ("usd_per_hour", "idle_watts", "limit_watts"):
             self._facts[name][at] = np.array([getattr(entry, name) for entry in distinct], np.float64)[code]
         self._scale.describe(at)
         for detector in self.detectors.values():
             detector.describe(entities, labels, owners)
+
+    def _recall(self) -> None:
+        """Take it that a resumed fleet reported as it was described last: what goes on so costs nothing to learn anew.
+
+        Being described once more under the same labels changes nothing but the number of those who share a GPU.
+        """
+        ids = np.fromiter(map(self._label_sets.intern, self.entities.labels), np.int32, len(self.entities))
+        self._admission.recall(ids)
+        alone = np.flatnonzero(self.entities.state["sharers"] <= 1)
+        self._settled["label_set"][alone, 0] = ids[alone]
 
     def ingest(self, batch: EventBatch) -> Refusals:
         """Take in a batch; return the rows that are late or whose GPU there is no room for."""
@@ -213,6 +225,8 @@ class Worker:
     def _close(self, tick: int) -> TickOutcome:
         started_s = time.perf_counter()
         end_ns = (tick + 1) * self._tick_ns
+        for detector in self.detectors.values():
+            detector.forget()
         row_count = self._fold(tick)
         self._attribute(end_ns)
         self._forget(end_ns)

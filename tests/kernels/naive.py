@@ -37,11 +37,11 @@ def presence_read(entity, time_ns):
 
 
 def presence_add(visits, stale_ns):
-    """First seen, present since and last seen of one entity after all its visits (first_ns, last_ns) in order."""
+    """Present since and last seen of one entity after all its visits (first_ns, last_ns) in order."""
     if not visits:
-        return 0, 0, 0
+        return 0, 0
     gaps = [i for i in range(1, len(visits)) if visits[i][0] - max(v[1] for v in visits[:i]) > stale_ns]
-    return visits[0][0], visits[gaps[-1] if gaps else 0][0], max(v[1] for v in visits)
+    return visits[gaps[-1] if gaps else 0][0], max(v[1] for v in visits)
 
 
 def holder_confirm(ticks, names_holder, most):

@@ -259,7 +259,7 @@ def test_presence_is_from_the_first_to_the_last_row(rows):
 def test_a_silence_that_is_too_long_begins_a_new_presence(steps):
     starts = np.cumsum([step for step, _ in steps], dtype=np.int64)
     visits = [(int(start), int(start) + length) for start, (_, length) in zip(starts, steps, strict=True)]
-    state = [np.zeros(1, np.int64) for _ in range(3)]
+    state = [np.zeros(1, np.int64) for _ in range(2)]
     for first_ns, last_ns in visits:
         presence_add(np.zeros(1, np.int32), np.array([first_ns]), np.array([last_ns]), 30, *state)
     assert tuple(int(s[0]) for s in state) == naive.presence_add(visits, 30)
