@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.label_texts import labels_of
 from detectors.labels import NOBODY, LabelSet, LabelSets
 from detectors.roster import Roster
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_array, texts_of, under
@@ -70,7 +71,7 @@ class Entities:
     def __init__(self, entities_max: int, stale_ns: int, resume: Snapshot | None) -> None:
         self._entities_max = entities_max
         self._stale_ns = stale_ns
-        times = ("first_seen_ns", "present_since_ns", "last_seen_ns", "holder_since_ns", "attributed_ns")
+        times = ("present_since_ns", "last_seen_ns", "holder_since_ns", "attributed_ns")
         specs = {name: ArraySpec(np.int64, 0) for name in times}
         self.state = StateArrays(specs | {"sharers": ArraySpec(np.int32, 0)}, under("state.", resume))
         self.labels: Roster[LabelSet] = Roster()
@@ -80,10 +81,10 @@ class Entities:
         self._clusters = {"": 0}  # a number for each cluster, so that held() need not look at names
         self._places = StateArrays({"cluster": ArraySpec(np.int32, 0)}, None)
         if resume is not None:
-            self._know([LabelSet(*row) for row in texts_of(resume["labels"])])
+            self._know(labels_of(resume["labels"]))
             self.clusters_with_holders = {name for (name,) in texts_of(resume["clusters_with_holders"])}
             self._places.grow(len(self.labels))
-            self._places["cluster"][:] = [self._cluster(labels) for labels in self.labels]
+            self._places["cluster"][:] = self._cluster_numbers(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,8 +102,11 @@ class Entities:
         self.keys = Roster(known.entity_key() for known in labels)
         self._ids = {key: i for i, key in enumerate(self.keys)}
 
-    def _cluster(self, labels: LabelSet) -> int:
-        return self._clusters.setdefault(labels.cluster, len(self._clusters))
+    def _cluster_numbers(self, labels: Iterable[LabelSet]) -> list[int]:
+        names = [of_entity.cluster for of_entity in labels]
+        for name in dict.fromkeys(names):
+            self._clusters.setdefault(name, len(self._clusters))
+        return list(map(self._clusters.__getitem__, names))
 
     def admit(self, keys: Iterable[str]) -> set[str]:
         """Give ids to new entities in order of their keys; return the keys there was no room for.
@@ -121,8 +125,7 @@ class Entities:
 
     def seen(self, presence: Presence) -> None:
         """Note the first and last row of entities in a tick."""
-        names = ("first_seen_ns", "present_since_ns", "last_seen_ns")
-        state = [self.state[name] for name in names]
+        state = [self.state[name] for name in ("present_since_ns", "last_seen_ns")]
         presence_add(presence.entity, presence.first_ns, presence.last_ns, self._stale_ns, *state)
 
     def confirm(
@@ -158,12 +161,13 @@ class Entities:
         own = own[alone]
         entity, label_set = p.entity[own], p.label_set[p.start[own]]
         holds = names_holder[label_set]
-        labels = [label_sets[i] for i in label_set.tolist()]
+        known_sets = label_sets.frozen()
+        labels = [known_sets[i] for i in label_set.tolist()]
         for i in np.flatnonzero(~holds).tolist():
             if labels[i].container or labels[i].team:  # nobody's, as long as nobody is named
                 labels[i] = labels[i]._replace(container="", team="")
         self.labels.put(entity.tolist(), labels)
-        self._places["cluster"][entity] = list(map(self._cluster, labels))
+        self._places["cluster"][entity] = self._cluster_numbers(labels)
         self.clusters_with_holders |= {labels[i].cluster for i in np.flatnonzero(holds).tolist()}
         held = own[holds]
         self.state["holder_since_ns"][p.entity[held]] = p.first_ns[held]
@@ -193,7 +197,7 @@ class Entities:
             return False
         # Mostly it is what was sent: one object then, of 160 bytes per GPU.
         self.labels[entity] = next((s.labels for s in sightings if s.labels == merged), merged)
-        self._places["cluster"][entity] = self._cluster(self.labels[entity])
+        self._places["cluster"][entity] = self._cluster_numbers([self.labels[entity]])[0]
         return True
 
     def _hold(self, entity: int, known: list[str], holder: LabelSet, first_ns: int, last_ns: int) -> None:

@@ -84,8 +84,11 @@ class Roster(Generic[T]):
 
     def put(self, indices: Iterable[int], items: Iterable[T]) -> None:
         """Set many items."""
+        own, stale = self._items, self._stale
         for index, item in zip(indices, items, strict=True):
-            self[index] = item
+            if own[index] is not item:
+                own[index] = item
+                stale.add(index // BLOCK)
 
     def frozen(self) -> Blocks[T]:
         """Return the present items; the same object as last time when nothing has changed."""
