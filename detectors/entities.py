@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count, repeat
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detectors.label_texts import labels_of
 from detectors.labels import NOBODY, LabelSet, LabelSets
+from detectors.numbers import Numbers
 from detectors.roster import Roster
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_array, texts_of, under
 from kernels.presence import holder_confirm, presence_add, presence_read
@@ -76,7 +77,7 @@ class Entities:
         self.state = StateArrays(specs | {"sharers": ArraySpec(np.int32, 0)}, under("state.", resume))
         self.labels: Roster[LabelSet] = Roster()
         self.keys: Roster[str] = Roster()
-        self._ids: dict[str, int] = {}
+        self._ids = Numbers(self.keys.plain(), np.empty(0, np.int32))
         self.clusters_with_holders: set[str] = set()
         self._clusters = {"": 0}  # a number for each cluster, so that held() need not look at names
         self._places = StateArrays({"cluster": ArraySpec(np.int32, 0)}, None)
@@ -91,7 +92,8 @@ class Entities:
 
     def find(self, key: str) -> int | None:
         """Return the id of a known entity."""
-        return self._ids.get(key)
+        entity = self._ids.find(key)
+        return entity if entity >= 0 else None
 
     def ids(self) -> Mapping[str, int]:
         """Return the ids of all entities by their keys."""
@@ -100,7 +102,7 @@ class Entities:
     def _know(self, labels: list[LabelSet]) -> None:
         self.labels = Roster(labels)
         self.keys = Roster(known.entity_key() for known in labels)
-        self._ids = {key: i for i, key in enumerate(self.keys)}
+        self._ids = Numbers(self.keys.plain(), np.arange(len(labels), dtype=np.int32))
 
     def _cluster_numbers(self, labels: Iterable[LabelSet]) -> list[int]:
         names = [of_entity.cluster for of_entity in labels]
@@ -116,8 +118,8 @@ class Entities:
         known = len(self.labels)
         fresh = sorted({key for key in keys if key not in self._ids})
         admitted = fresh[: max(self._entities_max - known, 0)]
-        self._ids.update(zip(admitted, count(known), strict=False))
         self.keys.extend(admitted)
+        self._ids.add_last(len(admitted))
         self.labels.extend(repeat(NOBODY, len(admitted)))
         self.state.grow(len(self.labels))
         self._places.grow(len(self.labels))

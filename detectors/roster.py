@@ -76,6 +76,10 @@ class Roster(Generic[T]):
             self._items[index] = item
             self._stale.add(index // BLOCK)
 
+    def plain(self) -> list[T]:
+        """Return the list itself, to be read only: it goes along with every change."""
+        return self._items
+
     def extend(self, items: Iterable[T]) -> None:
         """Add items at the end."""
         before = len(self._items)

@@ -92,6 +92,7 @@ SHARED = {
         "features",
         "label_texts",
         "labels",
+        "numbers",
         "params",
         "roster",
         "state",

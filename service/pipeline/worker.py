@@ -158,7 +158,7 @@ class Worker:
 
         Being described once more under the same labels changes nothing but the number of those who share a GPU.
         """
-        ids = np.fromiter(map(self._label_sets.intern, self.entities.labels), np.int32, len(self.entities))
+        ids = self._label_sets.intern_all(self.entities.labels.plain())
         self._admission.recall(ids)
         alone = np.flatnonzero(self.entities.state["sharers"] <= 1)
         self._settled["label_set"][alone, 0] = ids[alone]
