@@ -92,6 +92,10 @@ class Detector(Protocol):
         """Learn the labels and owners of entities: of each at its start, after a resume, and after each change."""
         ...
 
+    def forget(self) -> None:
+        """Let the figures of the last judgement go: a tick begins, and until its end nobody asks for any."""
+        ...
+
     def evaluate(self, now_ns: int, tick_s: float, features: Features, fleet: Fleet) -> Findings:
         """Judge every entity at the end of a tick of tick_s seconds, and charge the tick to what was found."""
         ...

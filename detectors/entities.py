@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count, repeat
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.label_texts import labels_of
 from detectors.labels import NOBODY, LabelSet, LabelSets
+from detectors.numbers import Numbers
 from detectors.roster import Roster
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_array, texts_of, under
 from kernels.presence import holder_confirm, presence_add, presence_read
@@ -70,27 +72,28 @@ class Entities:
     def __init__(self, entities_max: int, stale_ns: int, resume: Snapshot | None) -> None:
         self._entities_max = entities_max
         self._stale_ns = stale_ns
-        times = ("first_seen_ns", "present_since_ns", "last_seen_ns", "holder_since_ns", "attributed_ns")
+        times = ("present_since_ns", "last_seen_ns", "holder_since_ns", "attributed_ns")
         specs = {name: ArraySpec(np.int64, 0) for name in times}
         self.state = StateArrays(specs | {"sharers": ArraySpec(np.int32, 0)}, under("state.", resume))
         self.labels: Roster[LabelSet] = Roster()
         self.keys: Roster[str] = Roster()
-        self._ids: dict[str, int] = {}
+        self._ids = Numbers(self.keys.plain(), np.empty(0, np.int32))
         self.clusters_with_holders: set[str] = set()
         self._clusters = {"": 0}  # a number for each cluster, so that held() need not look at names
         self._places = StateArrays({"cluster": ArraySpec(np.int32, 0)}, None)
         if resume is not None:
-            self._know([LabelSet(*row) for row in texts_of(resume["labels"])])
+            self._know(labels_of(resume["labels"]))
             self.clusters_with_holders = {name for (name,) in texts_of(resume["clusters_with_holders"])}
             self._places.grow(len(self.labels))
-            self._places["cluster"][:] = [self._cluster(labels) for labels in self.labels]
+            self._places["cluster"][:] = self._cluster_numbers(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def find(self, key: str) -> int | None:
         """Return the id of a known entity."""
-        return self._ids.get(key)
+        entity = self._ids.find(key)
+        return entity if entity >= 0 else None
 
     def ids(self) -> Mapping[str, int]:
         """Return the ids of all entities by their keys."""
@@ -99,10 +102,13 @@ class Entities:
     def _know(self, labels: list[LabelSet]) -> None:
         self.labels = Roster(labels)
         self.keys = Roster(known.entity_key() for known in labels)
-        self._ids = {key: i for i, key in enumerate(self.keys)}
+        self._ids = Numbers(self.keys.plain(), np.arange(len(labels), dtype=np.int32))
 
-    def _cluster(self, labels: LabelSet) -> int:
-        return self._clusters.setdefault(labels.cluster, len(self._clusters))
+    def _cluster_numbers(self, labels: Iterable[LabelSet]) -> list[int]:
+        names = [of_entity.cluster for of_entity in labels]
+        for name in dict.fromkeys(names):
+            self._clusters.setdefault(name, len(self._clusters))
+        return list(map(self._clusters.__getitem__, names))
 
     def admit(self, keys: Iterable[str]) -> set[str]:
         """Give ids to new entities in order of their keys; return the keys there was no room for.
@@ -112,8 +118,8 @@ class Entities:
         known = len(self.labels)
         fresh = sorted({key for key in keys if key not in self._ids})
         admitted = fresh[: max(self._entities_max - known, 0)]
-        self._ids.update(zip(admitted, count(known), strict=False))
         self.keys.extend(admitted)
+        self._ids.add_last(len(admitted))
         self.labels.extend(repeat(NOBODY, len(admitted)))
         self.state.grow(len(self.labels))
         self._places.grow(len(self.labels))
@@ -121,8 +127,7 @@ class Entities:
 
     def seen(self, presence: Presence) -> None:
         """Note the first and last row of entities in a tick."""
-        names = ("first_seen_ns", "present_since_ns", "last_seen_ns")
-        state = [self.state[name] for name in names]
+        state = [self.state[name] for name in ("present_since_ns", "last_seen_ns")]
         presence_add(presence.entity, presence.first_ns, presence.last_ns, self._stale_ns, *state)
 
     def confirm(
@@ -158,12 +163,13 @@ class Entities:
         own = own[alone]
         entity, label_set = p.entity[own], p.label_set[p.start[own]]
         holds = names_holder[label_set]
-        labels = [label_sets[i] for i in label_set.tolist()]
+        known_sets = label_sets.frozen()
+        labels = [known_sets[i] for i in label_set.tolist()]
         for i in np.flatnonzero(~holds).tolist():
             if labels[i].container or labels[i].team:  # nobody's, as long as nobody is named
                 labels[i] = labels[i]._replace(container="", team="")
         self.labels.put(entity.tolist(), labels)
-        self._places["cluster"][entity] = list(map(self._cluster, labels))
+        self._places["cluster"][entity] = self._cluster_numbers(labels)
         self.clusters_with_holders |= {labels[i].cluster for i in np.flatnonzero(holds).tolist()}
         held = own[holds]
         self.state["holder_since_ns"][p.entity[held]] = p.first_ns[held]
@@ -193,7 +199,7 @@ class Entities:
             return False
         # Mostly it is what was sent: one object then, of 160 bytes per GPU.
         self.labels[entity] = next((s.labels for s in sightings if s.labels == merged), merged)
-        self._places["cluster"][entity] = self._cluster(self.labels[entity])
+        self._places["cluster"][entity] = self._cluster_numbers([self.labels[entity]])[0]
         return True
 
     def _hold(self, entity: int, known: list[str], holder: LabelSet, first_ns: int, last_ns: int) -> None:

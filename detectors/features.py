@@ -31,15 +31,17 @@ _PANE_NS_MIN = 2 * 10**9  # numbers of shorter panes would not fit into 32 bits 
 class Window:
     """A rolling window of window_s seconds over a column; samples above active_above count as active.
 
-    The mean is always to be had; duty and variance with `spread`, lowest and highest value with `extremes`: each costs
-    60 to 80 bytes per GPU, and there are seven windows. At least 10 s long.
+    The mean is always to be had, of at most COUNT_MAX samples in each of PANES parts; duty and variance with `spread`,
+    lowest and highest value where asked for: each costs 40 or 50 bytes per GPU, and there are seven windows. At least 10 s
+    long.
     """
 
     column: str
     window_s: float
     active_above: float = np.inf
     spread: bool = False
-    extremes: bool = False
+    lowest: bool = False
+    highest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,8 @@ class WindowFigures:
 
 
 _WINDOW = {
-    "pane": ArraySpec(np.int32, -1, (PANES,)),
-    "count": ArraySpec(np.int32, 0, (PANES,)),
-    "active": ArraySpec(np.int32, 0, (PANES,)),
+    "count": ArraySpec(np.uint16, 0, (PANES,)),
+    "active": ArraySpec(np.uint16, 0, (PANES,)),
     "mean": ArraySpec(np.float64, 0, (PANES,)),
     "sum_sq_dev": ArraySpec(np.float64, 0, (PANES,)),
     "lowest": ArraySpec(np.float64, 0, (PANES,)),
@@ -95,8 +96,9 @@ _SIGNAL = {"signal_time_ns": ArraySpec(np.int64, -(1 << 62), (3,))}
 
 def _specs(feature: Feature) -> dict[str, ArraySpec]:
     match feature:
-        case Window(spread=spread, extremes=extremes):
-            unread = (() if spread else ("active", "sum_sq_dev")) + (() if extremes else ("lowest", "highest"))
+        case Window(spread=spread, lowest=lowest, highest=highest):
+            kept = {"active": spread, "sum_sq_dev": spread, "lowest": lowest, "highest": highest}
+            unread = [name for name, read in kept.items() if not read]
             return _WINDOW | {name: _WINDOW[name]._replace(shape=(0,)) for name in unread}
         case Ewma():
             return _EWMA
@@ -120,10 +122,13 @@ class Features:
         self._required = sorted(set(required), key=repr)
         # By statistic, of those whose column ever had a value: the others cost nothing.
         self._states: dict[Feature, StateArrays] = {}
+        self._newest: dict[Feature, NDArray[np.int64]] = {}  # the number of a window's newest pane, int64[1]
         for feature in self._required:
             known = under(f"{feature}.", resume)
             if known:
                 self._states[feature] = StateArrays(_specs(feature), known)
+            if known and isinstance(feature, Window):
+                self._newest[feature] = np.array(known["newest"], np.int64)
         self.folds = 0
 
     def _all(self) -> list[StateArrays]:
@@ -159,12 +164,14 @@ class Features:
             folded[IO] = _io(columns, len(entity))
         for feature in self._required:
             if feature.column in folded and (feature in self._states or _any_value(folded[feature.column])):
-                self._fold_one(feature, self._state_of(feature), entity, time_ns, folded[feature.column])
+                self._fold_one(feature, entity, time_ns, folded[feature.column])
 
     def _state_of(self, feature: Feature) -> StateArrays:
         if feature not in self._states:
             self._states[feature] = StateArrays(_specs(feature), None)
             self._states[feature].grow(len(self._signal))
+            if isinstance(feature, Window):
+                self._newest[feature] = np.full(1, -1, np.int64)
         return self._states[feature]
 
     def _activity(
@@ -176,17 +183,13 @@ class Features:
         activity_select(entity, time_ns, sm, gr, util, self._stale_ns, self._signal["signal_time_ns"], out)
         return out
 
-    @staticmethod
     def _fold_one(
-        feature: Feature,
-        state: StateArrays,
-        entity: NDArray[np.int32],
-        time_ns: NDArray[np.int64],
-        column: NDArray[np.float64],
+        self, feature: Feature, entity: NDArray[np.int32], time_ns: NDArray[np.int64], column: NDArray[np.float64]
     ) -> None:
+        state = self._state_of(feature)
         match feature:
             case Window(active_above=active_above):
-                arrays = [state[name] for name in _WINDOW]
+                arrays = [self._newest[feature], *(state[name] for name in _WINDOW)]
                 window_add(entity, time_ns, column, _pane_ns(feature), active_above, *arrays)
             case Ewma(half_life_s=half_life_s):
                 arrays = [state[name] for name in _EWMA]
@@ -202,7 +205,7 @@ class Features:
             return WindowFigures(np.zeros(m, np.int64), *[np.full(m, np.nan)] * 3)
         out = WindowFigures(np.empty(m, np.int64), *(np.empty(m) for _ in range(3)))
         state = self._states[feature]
-        arrays = [state[name] for name in ("pane", "count", "active", "mean", "sum_sq_dev")]
+        arrays = [self._newest[feature], *(state[name] for name in ("count", "active", "mean", "sum_sq_dev"))]
         arrays += [out.count, out.duty, out.mean, out.variance]
         window_read(now_ns, _pane_ns(feature), *arrays)
         return out
@@ -210,13 +213,12 @@ class Features:
     def range(
         self, feature: Window, now_ns: int, entities: slice = slice(None)
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Read the extremes of a window as of now_ns, of some entities perhaps; NaN while it is empty."""
-        assert feature.extremes
-        count = len(range(len(self._signal))[entities])
-        lowest, highest = np.full(count, np.nan), np.full(count, np.nan)
+        """Read the extremes of a window as of now_ns, of some entities perhaps; NaN while it is empty or not asked for."""
+        many = len(range(len(self._signal))[entities])
+        lowest, highest = np.full(many, np.nan), np.full(many, np.nan)
         if feature in self._states:
-            pane, *known = (self._states[feature][name][entities] for name in ("pane", "lowest", "highest"))
-            window_range(now_ns, _pane_ns(feature), pane, known[0], known[1], lowest, highest)
+            count, low, high = (self._states[feature][name][entities] for name in ("count", "lowest", "highest"))
+            window_range(now_ns, _pane_ns(feature), self._newest[feature], count, low, high, lowest, highest)
         return lowest, highest
 
     def mean(self, feature: Window, now_ns: int) -> NDArray[np.float64]:
@@ -225,7 +227,7 @@ class Features:
             return np.full(len(self._signal), np.nan)
         out = np.empty(len(self._signal))
         state = self._states[feature]
-        window_mean(now_ns, _pane_ns(feature), state["pane"], state["count"], state["mean"], out)
+        window_mean(now_ns, _pane_ns(feature), self._newest[feature], state["count"], state["mean"], out)
         return out
 
     def ewma(self, feature: Ewma) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -268,6 +270,7 @@ class Features:
                 saved |= newest.snapshot(f"latest.{name}.")
         for feature, state in self._states.items():
             saved |= state.snapshot(f"{feature}.")
+        saved |= {f"{feature}.newest": newest for feature, newest in self._newest.items()}
         return saved
 
 

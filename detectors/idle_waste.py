@@ -189,8 +189,8 @@ class IdleWaste:
         """Return the windows behind the judgement, and mean and percentiles for the evidence."""
         window_s = params.window_s
         return (
-            Window(ACTIVITY, window_s, params.active_above, spread=True, extremes=True),
-            Window("fb_used_bytes", window_s, extremes=True),
+            Window(ACTIVITY, window_s, params.active_above, spread=True, highest=True),
+            Window("fb_used_bytes", window_s, lowest=True, highest=True),
             *(Window(column, window_s) for column in ("util_ratio", "tensor_ratio", "dram_ratio", "power_watts", IO)),
             Ewma(ACTIVITY, window_s),
             Histogram(ACTIVITY, params.history_half_life_s),
@@ -198,7 +198,7 @@ class IdleWaste:
 
     def __init__(self, params: IdleWasteParams, resume: Snapshot | None) -> None:
         self._params = params
-        self._activity = Window(ACTIVITY, params.window_s, params.active_above, spread=True, extremes=True)
+        self._activity = Window(ACTIVITY, params.window_s, params.active_above, spread=True, highest=True)
         self.keep_firing_for_ns = int(params.keep_firing_for_s * 1e9)
         states = len(STATES)
         self._state = StateArrays(
@@ -260,6 +260,10 @@ class IdleWaste:
             "exempt": np.array(exempt, np.bool_),
         }
 
+    def forget(self) -> None:
+        """Let go of 130 bytes per GPU, which the rows of a tick take meanwhile."""
+        self._figures = {}
+
     def evaluate(self, now_ns: int, tick_s: float, features: Features, fleet: Fleet) -> Findings:
         """Judge every entity, charge the tick to its state, and return what holds."""
         self._read(now_ns, features, fleet)
@@ -303,7 +307,6 @@ class IdleWaste:
     def _read(self, now_ns: int, features: Features, fleet: Fleet) -> None:
         """Read every window once, and of most the mean alone; the figures also serve as evidence."""
         window_s = self._params.window_s
-        self._figures = {}  # 130 bytes per GPU: those of the tick before go first
         activity = features.window(self._activity, now_ns)
         figures: dict[str, Array] = {
             "count": activity.count,
@@ -321,7 +324,7 @@ class IdleWaste:
             ("io", IO),
         ):
             figures[name] = features.mean(Window(column, window_s), now_ns)
-        fb = Window("fb_used_bytes", window_s, extremes=True)
+        fb = Window("fb_used_bytes", window_s, lowest=True, highest=True)
         lowest, highest = features.range(fb, now_ns)
         figures |= {"fb": features.mean(fb, now_ns), "fb_range": highest - lowest}
         figures["power_load"] = (figures["power"] - fleet.idle_watts) / (fleet.limit_watts - fleet.idle_watts)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.numbers import Numbers
+
 
 class LabelSet(NamedTuple):
     """Labels of one sample after aliases are resolved; an empty string means the label is absent.
@@ -57,7 +59,7 @@ class LabelSets:
 
     def __init__(self) -> None:
         self._sets: list[LabelSet] = []
-        self._ids: dict[LabelSet, int] = {}
+        self._ids = Numbers(self._sets, np.empty(0, np.int32))
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -72,26 +74,33 @@ class LabelSets:
 
     def intern(self, labels: LabelSet) -> int:
         """Return the id of `labels`, a free one if they are not remembered."""
-        known = self._ids.get(labels)
-        if known is not None:
-            return known
-        if self._free:
-            fresh = self._free.pop()
-            self._sets[fresh] = labels
-        else:
-            fresh = len(self._sets)
-            self._sets.append(labels)
-        self._ids[labels] = fresh
-        return fresh
+        fresh = self._free[-1] if self._free else len(self._sets)
+        known = self._ids.claim(labels, fresh)
+        if known == fresh:
+            if self._free:
+                self._sets[self._free.pop()] = labels
+            else:
+                self._sets.append(labels)
+        return known
+
+    def intern_all(self, labels: Sequence[LabelSet]) -> NDArray[np.int32]:
+        """Return the ids of many that differ from each other, most of them new."""
+        ids = np.array(list(map(self._ids.find, labels)) if len(self._ids) else [-1] * len(labels), np.int32)
+        new = np.flatnonzero(ids < 0)
+        ids[new] = np.arange(len(self._sets), len(self._sets) + len(new))
+        self._sets.extend(labels[i] for i in new.tolist())
+        self._ids.add_last(len(new))
+        return ids
 
     def forget(self, used: NDArray[np.bool_]) -> None:
         """Forget all but the used ones, bool[label sets]. Those who hold `frozen` still see the others."""
         self._sets = self._sets.copy()
-        for label_set in np.flatnonzero(~used)[::-1].tolist():
-            if self._ids.get(self._sets[label_set]) == label_set:
-                del self._ids[self._sets[label_set]]
-                self._sets[label_set] = NOBODY
-                self._free.append(label_set)
+        known = self._ids.places()
+        kept = used[known]
+        for label_set in known[~kept][::-1].tolist():
+            self._sets[label_set] = NOBODY
+            self._free.append(label_set)
+        self._ids = Numbers(self._sets, known[kept])
 
     def frozen(self) -> Sequence[LabelSet]:
         """Return all by id; ids of today mean the same there whatever is forgotten later."""

@@ -76,6 +76,10 @@ class Roster(Generic[T]):
             self._items[index] = item
             self._stale.add(index // BLOCK)
 
+    def plain(self) -> list[T]:
+        """Return the list itself, to be read only: it goes along with every change."""
+        return self._items
+
     def extend(self, items: Iterable[T]) -> None:
         """Add items at the end."""
         before = len(self._items)
@@ -84,8 +88,11 @@ class Roster(Generic[T]):
 
     def put(self, indices: Iterable[int], items: Iterable[T]) -> None:
         """Set many items."""
+        own, stale = self._items, self._stale
         for index, item in zip(indices, items, strict=True):
-            self[index] = item
+            if own[index] is not item:
+                own[index] = item
+                stale.add(index // BLOCK)
 
     def frozen(self) -> Blocks[T]:
         """Return the present items; the same object as last time when nothing has changed."""

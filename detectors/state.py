@@ -24,6 +24,10 @@ class ArraySpec(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
+class Handed(dict[str, Array]):
+    """A snapshot that nobody else has: whoever resumes from it may keep its arrays, where others are copied."""
+
+
 class StateArrays:
     """Named arrays with an id as first axis, mostly the entity's. Built fresh or from a snapshot, and only here."""
 
@@ -41,7 +45,7 @@ class StateArrays:
             saved = resume[name]
             if saved.dtype != np.dtype(spec.dtype) or saved.shape[1:] != spec.shape:
                 raise ValueError(f"{name}: saved as {saved.dtype}{saved.shape}, expected {spec}")
-            self._set(name, saved.copy())
+            self._set(name, saved if isinstance(resume, Handed) else saved.copy())
 
     def _set(self, name: str, array: Array) -> None:
         self._roomy[name] = self._arrays[name] = array
@@ -80,7 +84,8 @@ def under(prefix: str, snapshot: Snapshot | None) -> Snapshot | None:
     """Return the part of a snapshot that was taken under `prefix`, with the prefix taken off."""
     if snapshot is None:
         return None
-    return {name[len(prefix) :]: array for name, array in snapshot.items() if name.startswith(prefix)}
+    part = {name[len(prefix) :]: array for name, array in snapshot.items() if name.startswith(prefix)}
+    return Handed(part) if isinstance(snapshot, Handed) else part
 
 
 class Pieces(NamedTuple):

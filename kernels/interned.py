@@ -85,8 +85,9 @@ def parts_number(data, parts, count, slot, entry_hash, entry_at, entry_words, en
     Agents report in the same order every time, so the entry that followed the last one before is tried first.
 
     State: slot int32[power of two], -1 empty, at most half of it taken; entry_hash uint64[e], entry_at, entry_words,
-    entry_next int32[e], meaning int32[e] (NEVER_SEEN for a new entry); arena uint64[a]; used int64[4]: entries, words of
-    the arena, the last entry, and a seed that nobody outside knows: names that all fall into one slot can't be made up.
+    entry_next int32[e], meaning int32[e] (NEVER_SEEN for a new entry); arena uint64[a]; used int64[5]: entries, words of
+    the arena, the last entry, a seed that nobody outside knows (names that all fall into one slot can't be made up), and
+    how many entries found no room.
     """
     last = used[2]
     guess = np.int64(entry_next[last])
@@ -114,6 +115,7 @@ def parts_number(data, parts, count, slot, entry_hash, entry_at, entry_words, en
         words += 1 + words_of(parts[k, 2] - parts[k, 1])
     number, at = used[0], used[1]
     if number >= entry_hash.size or at + words > arena.size:
+        used[4] += 1
         return np.int64(-1)
     slot[place] = number
     entry_hash[number] = hash_

@@ -45,7 +45,6 @@ def presence_add(
     first_ns: NDArray[np.int64],
     last_ns: NDArray[np.int64],
     stale_ns: int,
-    first_seen_ns: NDArray[np.int64],
     present_since_ns: NDArray[np.int64],
     last_seen_ns: NDArray[np.int64],
 ) -> None:
@@ -53,14 +52,11 @@ def presence_add(
 
     Rows        entity int32[k], each once; first_ns, last_ns int64[k], of its rows in this tick
     Parameters  stale_ns, a longer silence ends a presence
-    State       first_seen_ns, present_since_ns, last_seen_ns int64[m], 0 = never
+    State       present_since_ns, last_seen_ns int64[m], 0 = never
     """
     for i in range(entity.size):
         e = entity[i]
-        if first_seen_ns[e] == 0:
-            first_seen_ns[e] = first_ns[i]
-            present_since_ns[e] = first_ns[i]
-        elif first_ns[i] - last_seen_ns[e] > stale_ns:
+        if present_since_ns[e] == 0 or first_ns[i] - last_seen_ns[e] > stale_ns:
             present_since_ns[e] = first_ns[i]
         last_seen_ns[e] = max(last_seen_ns[e], last_ns[i])
 

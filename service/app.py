@@ -46,6 +46,7 @@ from service.pipeline.loop import Loop, Observer
 from service.pipeline.prices import PriceBook
 from service.pipeline.replay import Progress, Recorder
 from service.pipeline.reporter import Reporter
+from service.pipeline.tenure import undisturbed
 from service.pipeline.warm_up import warm_up
 from service.pipeline.worker import Worker
 from service.settings import AlertingSettings, Settings
@@ -191,13 +192,9 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         cleanup.callback(outbox.close)
         store = FileCheckpointStore(directory)
         cleanup.callback(store.close)
-        resume = store.load()
-        source = build_source(settings, clock)
-        cleanup.callback(source.close)
-        timings.raw_batches.set(isinstance(source, KafkaSource) and source.reads_raw())
-        pipeline = Pipeline(settings, source, resume, clock)
-        dead_letters = _dead_letters(settings, directory, resume, clock)
-        del resume  # 1 GB for a million GPUs, and the worker has its own
+        pipeline, saved = _resumed(settings, store, clock, cleanup)
+        timings.raw_batches.set(isinstance(pipeline.source, KafkaSource) and pipeline.source.reads_raw())
+        dead_letters = _dead_letters(settings, directory, saved, clock)
         cleanup.callback(dead_letters.close)
         deliverer = Deliverer(outbox, notifiers, clock, settings.alerting)
         deliverer.start()
@@ -214,6 +211,18 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         _serve_until_stopped(loop, reporter, stop)
 
 
+def _resumed(
+    settings: Configuration, store: FileCheckpointStore, clock: Clock, cleanup: ExitStack
+) -> tuple[Pipeline, Mapping[str, Any] | None]:
+    """Return the pipeline as of the last checkpoint, and what that holds besides; the arrays are the pipeline's then."""
+    with undisturbed():
+        resume = store.load()
+        source = build_source(settings, clock)
+        cleanup.callback(source.close)
+        pipeline = Pipeline(settings, source, resume, clock)
+    return pipeline, None if resume is None else resume.extras
+
+
 def _serve_until_stopped(loop: Loop, reporter: Reporter, stop: threading.Event) -> None:
     """After a finite input: the result stays to be looked at until somebody ends the process."""
     if not loop.finished:
@@ -224,16 +233,16 @@ def _serve_until_stopped(loop: Loop, reporter: Reporter, stop: threading.Event) 
 
 
 def _dead_letters(
-    settings: Settings, directory: StateDirectory, resume: Checkpoint | None, clock: Clock
+    settings: Settings, directory: StateDirectory, saved: Mapping[str, Any] | None, clock: Clock
 ) -> DeadLetters:
     chosen = settings.ingest.dead_letter
     if chosen.kind == "kafka":
         return DeadLetterTopic(settings.source.kafka, chosen, clock)
     position: int | None = 0
-    if resume is not None:
+    if saved is not None:
         # Letters of an earlier time with a file stay, when letters went to a topic meanwhile.
-        same = resume.extras["dead_letter_kind"] == "file"
-        position = int(resume.extras["dead_letter_position"]) if same else None
+        same = saved["dead_letter_kind"] == "file"
+        position = int(saved["dead_letter_position"]) if same else None
     return DeadLetterFile(directory.dead_letters, chosen, position)
 
 

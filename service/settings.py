@@ -81,7 +81,7 @@ class KafkaSettings(Section):
     """Without a poll for so long the client leaves the group; also bounds how long a slow member delays a rebalance."""
     fetch_bytes_max: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 50 << 20
     """Most bytes of one fetch over all partitions."""
-    partition_fetch_bytes_max: Annotated[int, Field(ge=1 << 16, le=1 << 28)] = 8 << 20
+    partition_fetch_bytes_max: Annotated[int, Field(ge=1 << 16, le=1 << 28)] = 4 << 20
     """Most bytes of one fetch of one partition; a larger single batch is still delivered."""
     poll_records_max: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
     """Most records handed over at once."""

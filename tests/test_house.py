@@ -84,7 +84,19 @@ def test_every_kernel_has_a_naive_twin_of_the_same_name():
 
 # Modules of a plug-in folder that hold no plug-in.
 SHARED = {
-    "detectors": {"batch", "columns", "contract", "entities", "features", "labels", "params", "roster", "state"},
+    "detectors": {
+        "batch",
+        "columns",
+        "contract",
+        "entities",
+        "features",
+        "label_texts",
+        "labels",
+        "numbers",
+        "params",
+        "roster",
+        "state",
+    },
     "service/ingest/formats": set(),
     "service/ingest/scanners": {"contract", "points", "raw_labels"},
     "service/alerting/notifiers": set(),

@@ -133,16 +133,30 @@ class RawBatches(Reading):
 
     def poll(self, timeout_ms: int) -> Mapping[Any, list[RecordBlock | Corrupt]]:
         """Return what was fetched; an answer without a whole batch is stepped past when it comes twice."""
-        release_parked(self.consumer)
         self._ledger.buffers.turn_over_when_large()
         try:
-            fetched: Mapping[Any, list[RecordBlock | Corrupt]] = self.consumer.poll(timeout_ms=timeout_ms)
+            return self._at_hand() or self._awaited(timeout_ms)
         except (OffsetOutOfRangeError, LogTruncationError):
             raise
         except KafkaError:
             if not self._ledger.unreadable:
                 raise
             return self._step_past_unreadable()
+
+    def _at_hand(self) -> Mapping[Any, list[RecordBlock | Corrupt]]:
+        """Return what was fetched before.
+
+        3.0.12 gives up on a poll, and waits for news, when the records in line turn out to be at their end, however many
+        others are parked behind them.
+        """
+        for _ in range(release_parked(self.consumer)):
+            fetched = self._awaited(timeout_ms=0)
+            if fetched or not release_parked(self.consumer):
+                return fetched
+        return {}
+
+    def _awaited(self, timeout_ms: int) -> Mapping[Any, list[RecordBlock | Corrupt]]:
+        fetched: Mapping[Any, list[RecordBlock | Corrupt]] = self.consumer.poll(timeout_ms=timeout_ms)
         return fetched
 
     def _step_past_unreadable(self) -> dict[Any, list[RecordBlock | Corrupt]]:
@@ -162,23 +176,22 @@ def install(consumer: KafkaConsumer) -> FetchLedger:
     return ledger
 
 
-def release_parked(consumer: KafkaConsumer) -> None:
-    """Let records that were parked while their partition was paused be handed over again.
+def release_parked(consumer: KafkaConsumer) -> int:
+    """Let records that were parked while their partition was paused be handed over again; return how many are at hand.
 
     3.0.12 takes them back only while its slot for the records in line is None. It leaves a drained, merely false object
     there, and parks the records of a partition that has been paused since only after it has looked for parked ones: a
     poll then finds nothing to hand over and nothing to wait for, and sleeps for 100 ms.
     """
-    fetcher = consumer._fetcher
+    fetcher, is_paused = consumer._fetcher, consumer._subscription.is_paused
     in_line = fetcher._next_partition_records
-    if in_line is None:
-        return
-    if in_line:
-        partition = in_line.topic_partition
-        if not consumer._subscription.is_paused(partition):
-            return
-        fetcher._paused_partition_records[partition] = in_line
-    fetcher._next_partition_records = None
+    if in_line and is_paused(in_line.topic_partition):
+        fetcher._paused_partition_records[in_line.topic_partition] = in_line
+        in_line = None
+    if not in_line:
+        fetcher._next_partition_records = None
+    parked = sum(not is_paused(partition) for partition in fetcher._paused_partition_records)
+    return parked + bool(in_line)
 
 
 def _aborted(transactions: Sequence[Any] | None) -> list[AbortedTransaction]:

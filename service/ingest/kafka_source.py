@@ -32,6 +32,7 @@ from service.settings import KafkaSettings
 
 ASK_ENDS_EVERY_S = 2.0
 TOPIC_TIMEOUT_MS = 3_000
+ASSIGNED_WAIT_S = 0.05  # nothing can come before the caller has sought what was assigned meanwhile
 SILENCE_MAX_S = 5.0  # without any answer for so long the brokers count as unavailable
 REBUILD_AFTER_S = 60.0  # a client never looks at its bootstrap addresses again; a new one does
 CLOSE_TIMEOUT_MS = 5_000
@@ -169,7 +170,8 @@ class KafkaSource:
             self._start_wanted(reading)
             self._ask_ends(consumer)
             self._pause(consumer, paused)
-            fetched = reading.poll(max(0, int(timeout_s * 1000)))
+            wait_s = timeout_s if self._handed else min(timeout_s, ASSIGNED_WAIT_S)
+            fetched = reading.poll(max(0, int(wait_s * 1000)))
         except OffsetOutOfRangeError as error:
             for gap in out_of_range(consumer, error.args[0]):
                 self._step_over(reading, gap)

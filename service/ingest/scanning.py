@@ -111,5 +111,5 @@ class _Asking:
     def samples(self, record: Record) -> list[Sample] | None:
         return self._reference.clean_samples(self._topic, record, self._format)
 
-    def label_sets(self, names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[int]:
-        return self._label_sets_of(self._format, names, columns)
+    def label_sets(self, measurement: str, names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[int]:
+        return self._label_sets_of(measurement, names, columns)

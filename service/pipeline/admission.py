@@ -43,6 +43,13 @@ class Admission:
         names_holder: NDArray[np.bool_] = self._by_label_set("names_holder")
         return names_holder
 
+    def recall(self, label_set: NDArray[np.int32]) -> None:
+        """Learn under which label set each entity was known before this worker; int32[m] by entity."""
+        labels = self._label_sets.frozen()
+        self._by_label_set("entity")[label_set] = np.arange(len(label_set))
+        self._known["names_holder"][label_set] = [labels[i].is_attributed() for i in label_set.tolist()]
+        self._known["room"][label_set] = _ADMITTED
+
     def room(self, label_set: NDArray[np.int32], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Tell for each wanted row whether its GPU is known, or may still become so; the others claim no place."""
         known = self._by_label_set("room")
@@ -76,8 +83,11 @@ class Admission:
         entity: NDArray[np.int32] = entity_of[label_set]
         if (entity >= 0).all():
             return entity
-        fresh = np.unique(label_set[entity < 0])
-        labels = [self._label_sets[i] for i in fresh.tolist()]
+        unplaced = np.zeros(len(entity_of), np.bool_)
+        unplaced[label_set[entity < 0]] = True
+        fresh = np.flatnonzero(unplaced)
+        known_sets = self._label_sets.frozen()
+        labels = [known_sets[i] for i in fresh.tolist()]
         keys = [known.entity_key() for known in labels]
         refused = self._entities.admit(keys)
         assert not refused, "room was checked when the rows were taken in"

@@ -103,7 +103,8 @@ class FileCheckpointStore:
         for _, file in manifest:
             path = self._folder / file
             try:
-                return Checkpoint(*decode(path.read_bytes(), str(path)))
+                with path.open("rb") as content:
+                    return Checkpoint(*decode(content, str(path)))
             except (CorruptState, OSError) as error:
                 troubles.append(str(error))
         if manifest:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.labels import LabelSet
 from service.pipeline.gpu_models import gpu_model
@@ -25,6 +27,10 @@ class Entry(NamedTuple):
     limit_watts: float
 
 
+# All that an entry can depend on; see look_up for what of it does.
+_SAID: Callable[[LabelSet], tuple[str, ...]] = attrgetter(
+    "cluster", "region", "mig_id", "mig_profile", "model", "instance_type", "capacity_type", "namespace", "job", "team"
+)
 NO_ENTRY = Entry(UNALLOCATED_OWNER, np.nan, np.nan, np.nan)
 
 
@@ -49,6 +55,20 @@ class Directory:
             bare = labels._replace(pod="", container="", job=job, uuid="", node="", gpu="", mig_id=part)
             known = self._known[key] = self._find(bare)
         return known
+
+    def look_up_all(self, labels: Iterable[LabelSet]) -> tuple[list[Entry], NDArray[np.int64]]:
+        """Return the entries that there are for these labels, and int64[n] which of them is whose."""
+        number: dict[tuple[str, ...], int] = {}
+        entries: list[Entry] = []
+        code = []
+        for of_entity in labels:
+            said = _SAID(of_entity)
+            known = number.get(said)
+            if known is None:
+                known = number[said] = len(entries)
+                entries.append(self.look_up(of_entity))
+            code.append(known)
+        return entries, np.array(code, np.int64)
 
     def _find(self, labels: LabelSet) -> Entry:
         model = None if labels.mig_id else gpu_model(labels.model)

@@ -11,6 +11,7 @@ from service.ingest.contract import REASONS, Gap, RecordBatch
 from service.ingest.decode import Decoded, Decoder
 from service.ingest.letters import Letters
 from service.pipeline.refusals import letters_of
+from service.pipeline.tenure import Tenure
 from service.pipeline.worker import Worker
 from service.settings import IngestSettings
 
@@ -26,6 +27,7 @@ class Intake:
         self._label_sets_unused_max = settings.label_sets_unused_max
         self._label_sets_used = 0
         saved = resume or {}
+        self._tenure = Tenure()
         self.outcomes: Counter[str] = Counter(saved.get("outcomes", {}))
         self.letters_by_reason: Counter[str] = Counter(saved.get("letters_by_reason", {}))
 
@@ -40,6 +42,7 @@ class Intake:
 
     def take(self, batch: RecordBatch, decoded: Decoded) -> Letters:
         """Take in a batch; return a letter for all that had to be left out."""
+        self._tenure.note(self._worker.label_sets_known())
         refusals = self._worker.ingest(decoded.batch)
         letters, left_none = letters_of(batch, decoded, refusals)
         self.outcomes.update(decoded.outcomes)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from detectors.batch import EventBatch
 from detectors.columns import COLUMNS
+from detectors.label_texts import label_pieces, labels_of
 from detectors.labels import LabelSet, LabelSets
-from detectors.state import Array, Pieces, Snapshot, pieces_of, text_pieces, texts_of
+from detectors.state import Array, Pieces, Snapshot, pieces_of
 from service.ingest.contract import TopicPartition
 
 
@@ -35,7 +36,7 @@ class Pending:
             self._resume(resume)
 
     def _resume(self, saved: Snapshot) -> None:
-        ids = [self._label_sets.intern(LabelSet(*row)) for row in texts_of(saved["labels"])]
+        ids = list(map(self._label_sets.intern, labels_of(saved["labels"])))
         label_set = np.array(ids, np.int32)[saved["label_set"]]
         names = [column.name for column in COLUMNS if f"columns.{column.name}" in saved]
         for p, name in enumerate(zip(saved["topics"].tolist(), saved["partitions"].tolist(), strict=True)):
@@ -115,7 +116,7 @@ class Waiting(NamedTuple):
         saved: dict[str, Array | Pieces] = {
             "topics": np.array([name.topic for name in self.parts], np.str_),
             "partitions": np.array([name.partition for name in self.parts], np.int64),
-            "labels": text_pieces(self.label_sets[i] for i in used.tolist()),
+            "labels": label_pieces(self.label_sets[i] for i in used.tolist()),
             "partition_index": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
             "label_set": pieces_of(np.int32, (rank[c.label_set] for c in chunks)),
             "time_ns": pieces_of(np.int64, (c.time_ns for c in chunks)),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.labels import LabelSet
+from detectors.roster import Roster
 from detectors.state import ArraySpec, StateArrays
 from service.pipeline.merge import TickRows
 
@@ -23,7 +24,7 @@ class Scale:
     """
 
     def __init__(self, resume: Mapping[str, int]) -> None:
-        self._node_of = StateArrays({"node": ArraySpec(np.int32, 0)}, None)
+        self._node_of = StateArrays({"node": ArraySpec(np.int32, -1)}, None)  # by entity, -1 until somebody asks
         self._nodes: dict[str, int] = {}
         self._names: list[str] = []
         self._percent = StateArrays(
@@ -48,20 +49,29 @@ class Scale:
         """Keep only these entities, which get the ids 0.. in this order."""
         self._node_of.keep(entities)
 
-    def describe(self, entities: Sequence[int], labels: Iterable[LabelSet]) -> None:
-        """Learn on which nodes entities are."""
-        self._node_of["node"][entities] = [self._node(_exporter(of_entity)) for of_entity in labels]
-        self._percent.grow(len(self._names))
+    def describe(self, entities: NDArray[np.int64] | slice) -> None:
+        """Note that the labels of these entities may have changed."""
+        self._node_of["node"][entities] = -1
 
-    def apply(self, rows: TickRows) -> None:
-        """Scale the rows of a tick."""
+    def _nodes_of(self, entity: NDArray[np.int32], labels: Roster[LabelSet]) -> NDArray[np.int32]:
+        """Return the node of each row; most exporters leave no doubt, so that nodes are looked for only here."""
+        node: NDArray[np.int32] = self._node_of["node"][entity]
+        if (node < 0).any():
+            asked = np.unique(entity[node < 0]).tolist()
+            self._node_of["node"][asked] = [self._node(_exporter(labels[i])) for i in asked]
+            self._percent.grow(len(self._names))
+            node = self._node_of["node"][entity]
+        return node
+
+    def apply(self, rows: TickRows, labels: Roster[LabelSet]) -> None:
+        """Scale the rows of a tick; labels are those of all entities."""
         column = rows.columns.get("util_unscaled")
         if column is None:
             return
         newest_ns = int(rows.time_ns.max())
+        node = self._nodes_of(rows.entity, labels)
         seen_ns = self._percent["seen_ns"]
         seen_ns[seen_ns < newest_ns - _PERCENT_REMEMBERED_NS] = -1
-        node = self._node_of["node"][rows.entity]
         seen_ns[node[column > 1.0]] = newest_ns
         scaled = np.where(seen_ns[node] >= 0, column / 100.0, column)
         ratio = rows.columns.get("util_ratio")

@@ -8,12 +8,12 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from crc32c import crc32c
 
-from detectors.state import Array, Pieces
+from detectors.state import Array, Handed, Pieces
 from service.errors import CorruptState
 
 Bytes = bytes | memoryview
@@ -21,6 +21,7 @@ Read = Callable[[str, Array], Iterable[Bytes]]
 Late = Mapping[str, Array | Pieces]
 
 MAGIC = b"SKFLINT2"
+_PIECE_BYTES = 1 << 18  # read at once: stays in the cache until its checksum is taken
 _END = struct.Struct("<QI")  # bytes of the index before it, checksum of all before that
 
 
@@ -77,26 +78,39 @@ def encode(
     yield _END.pack(size, crc32c(size.to_bytes(8, "little"), crc))
 
 
-def decode(content: bytes, where: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return arrays and extras, or raise CorruptState: a single wrong bit is found."""
-    if len(content) < len(MAGIC) + _END.size:
-        raise CorruptState(f"{where}: {len(content)} bytes, too short for a snapshot")
-    body, (size, crc) = memoryview(content)[: -_END.size], _END.unpack(content[-_END.size :])
-    magic = bytes(body[: len(MAGIC)])
-    if magic != MAGIC:
+def decode(file: BinaryIO, where: str) -> tuple[Handed, dict[str, Any]]:
+    """Return arrays and extras, or raise CorruptState: a single wrong bit is found.
+
+    The file is read twice, to be checked and into arrays of their own, so that it never lies in memory beside them.
+    """
+    end = file.seek(0, os.SEEK_END) - _END.size
+    if end < len(MAGIC):
+        raise CorruptState(f"{where}: {end + _END.size} bytes, too short for a snapshot")
+    file.seek(0)
+    if (magic := file.read(len(MAGIC))) != MAGIC:
         raise CorruptState(f"{where}: written by another version ({magic!r}), this one reads {MAGIC!r}")
-    if crc32c(size.to_bytes(8, "little"), crc32c(body)) != crc:
+    file.seek(end)
+    size, crc = _END.unpack(file.read(_END.size))
+    file.seek(0)
+    if crc32c(size.to_bytes(8, "little"), _checksum(file, end)) != crc:
         raise CorruptState(f"{where}: checksum does not match")
-    index = json.loads(bytes(body[len(body) - size :]))
-    arrays: dict[str, Array] = {}
-    position = len(MAGIC)
+    file.seek(end - size)
+    index = json.loads(file.read(size))
+    file.seek(len(MAGIC))
+    arrays = Handed()
     for name, dtype, shape in index["arrays"]:
-        kind = np.dtype(dtype)
-        count = int(np.prod(shape, dtype=np.int64))
-        flat = np.frombuffer(body, kind, count, position) if count else np.empty(0, kind)
-        arrays[name] = flat.reshape(shape)
-        position += count * kind.itemsize
+        arrays[name] = np.empty(shape, dtype)
+        file.readinto(arrays[name].reshape(-1).view(np.uint8).data)  # type: ignore[attr-defined]
     return arrays, index["extras"]
+
+
+def _checksum(file: BinaryIO, size: int) -> int:
+    """Return the checksum of the next `size` bytes."""
+    crc = 0
+    while size > 0 and (piece := file.read(min(size, _PIECE_BYTES))):
+        crc = crc32c(piece, crc)
+        size -= len(piece)
+    return crc
 
 
 def write_durably(path: Path, pieces: Iterable[Bytes]) -> None:

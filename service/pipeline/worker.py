@@ -17,6 +17,7 @@ from detectors.batch import EventBatch
 from detectors.contract import Detector, Fleet
 from detectors.entities import Entities, Presence
 from detectors.features import ACTIVITY, Features
+from detectors.label_texts import label_pieces
 from detectors.labels import LabelSets
 from detectors.params import Params
 from detectors.roster import Roster
@@ -40,7 +41,7 @@ from service.settings import Settings
 
 log = get_logger(__name__)
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 # GPUs that report under more label sets than this, of many holders say, are described anew in each tick.
 _SETTLED_MAX = 8
 _EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
@@ -103,6 +104,7 @@ class Worker:
         self._admission = Admission(self.entities, label_sets, settings.fleet.entities_max)
         self._grow()
         self._introduce(range(len(self.entities)))
+        self._recall()
         self._bind()
 
     def _tick_to_resume(self, meta: dict[str, Any]) -> int | None:
@@ -133,8 +135,11 @@ class Worker:
 
     def _introduce(self, entities: Sequence[int]) -> None:
         """Tell everybody what the labels of these entities say; the newest may be new."""
-        labels = [self.entities.labels[entity] for entity in entities]
-        entries = list(map(self._directory.look_up, labels))
+        at = slice(entities.start, entities.stop) if isinstance(entities, range) else np.array(entities, np.int64)
+        known = self.entities.labels
+        labels = known[at] if isinstance(at, slice) else [known[entity] for entity in entities]
+        distinct, code = self._directory.look_up_all(labels)
+        entries = list(map(distinct.__getitem__, code.tolist()))
         owners = [entry.owner for entry in entries]
         new = len(self.entities) - len(self.entries)
         self.entries.extend(repeat(NO_ENTRY, new))
@@ -142,11 +147,21 @@ class Worker:
         for entity, entry in zip(entities, entries, strict=True):
             self.entries[entity] = entry
         self.owners.put(entities, owners)
-        for i, name in enumerate(("usd_per_hour", "idle_watts", "limit_watts"), Entry._fields.index("usd_per_hour")):
-            self._facts[name][entities] = [entry[i] for entry in entries]
-        self._scale.describe(entities, labels)
+        for name in ("usd_per_hour", "idle_watts", "limit_watts"):
+            self._facts[name][at] = np.array([getattr(entry, name) for entry in distinct], np.float64)[code]
+        self._scale.describe(at)
         for detector in self.detectors.values():
             detector.describe(entities, labels, owners)
+
+    def _recall(self) -> None:
+        """Take it that a resumed fleet reported as it was described last: what goes on so costs nothing to learn anew.
+
+        Being described once more under the same labels changes nothing but the number of those who share a GPU.
+        """
+        ids = self._label_sets.intern_all(self.entities.labels.plain())
+        self._admission.recall(ids)
+        alone = np.flatnonzero(self.entities.state["sharers"] <= 1)
+        self._settled["label_set"][alone, 0] = ids[alone]
 
     def ingest(self, batch: EventBatch) -> Refusals:
         """Take in a batch; return the rows that are late or whose GPU there is no room for."""
@@ -210,6 +225,8 @@ class Worker:
     def _close(self, tick: int) -> TickOutcome:
         started_s = time.perf_counter()
         end_ns = (tick + 1) * self._tick_ns
+        for detector in self.detectors.values():
+            detector.forget()
         row_count = self._fold(tick)
         self._attribute(end_ns)
         self._forget(end_ns)
@@ -240,7 +257,7 @@ class Worker:
         rows = merge_rows(chunks, label_set, entity, len(self.entities))
         del chunks, label_set, entity
         self._describe(rows.presence, known)
-        self._scale.apply(rows)
+        self._scale.apply(rows, self.entities.labels)
         self.features.fold(rows.entity, rows.time_ns, rows.columns)
         return len(rows.entity)
 
@@ -368,7 +385,7 @@ class Worker:
             text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
             return {
                 "meta": np.frombuffer(text.encode(), np.uint8),
-                "entities.labels": text_pieces(labels),
+                "entities.labels": label_pieces(labels),
                 **{name: text_pieces(map(to_json, in_order_of_id(alerts))) for name, alerts in firing.items()},
                 **{f"pending.{name}": array for name, array in waiting.arrays().items()},
             }

@@ -44,8 +44,8 @@ def folds(entities: int) -> list[Fold]:
     entity = np.sort(np.arange(rows, dtype=np.int32) % entities)
     time_ns = START_NS + np.arange(rows, dtype=np.int64) % (rows // entities + 1) * 10**9
     value = rng.random(rows)
-    panes: list[Array] = [np.full((entities, 5), -1, np.int32)]
-    panes += [np.zeros((entities, 5), np.int32) for _ in range(2)] + [np.zeros((entities, 5)) for _ in range(4)]
+    panes: list[Array] = [np.full(1, -1, np.int64)]
+    panes += [np.zeros((entities, 5), np.uint16) for _ in range(2)] + [np.zeros((entities, 5)) for _ in range(4)]
     ewma: list[Array] = [np.zeros(entities, np.int64), np.full(entities, np.nan), np.zeros(entities)]
     bins: list[Array] = [np.zeros(entities, np.int64), np.zeros((entities, 20), np.float32)]
     latest: list[Array] = [np.full(entities, np.nan), np.zeros(entities, np.int64)]

@@ -19,12 +19,13 @@ from tests.bench.build import ROOT, ours_python, peers_python
 from tests.bench.engines import Cores, Failed, load_arguments, run
 from tests.bench.latency import create
 from tests.bench.ours import settings_of
-from tests.bench.works import STEADY, Steady
+from tests.bench.works import STEADY, Steady, begun
 
 GPUS = (100_000, 1_000_000)
 RATE = 200_000
 COUNTED_S = 25.0  # rounds are counted for so long, the second half of it beside scrapes
-SETTLING_S, LEARNING_S = 4.0, 40e-6  # before that, and a GPU: a resumed fleet's label sets are learned anew
+SETTLING_S, LEARNING_S = 4.0, 15e-6  # before that, and a GPU: a resumed fleet's raw labels are learned anew
+ENCODING_TIMEOUT_S = 240.0
 IDLE_S = 3.0  # between the start and the first scrape
 START_TIMEOUT_S = 120.0
 DOCUMENTS = ("/api/v1/summary", "/api/v1/gpus?limit=1000", "/api/v1/gpus?q=beef", "/api/v1/alerts")
@@ -150,6 +151,7 @@ def _under_load(fleet: Fleet, cores: Cores, folder: Path) -> dict[str, Any]:
             idle = [fleet.get(path) for path in ("/metrics", *DOCUMENTS) for _ in range(SCRAPES)]
             packed = fleet.get("/metrics", packed=True)
             ready.touch()
+            _wait_until_begun(began, ready)
             from_s = time.monotonic() + fleet.settling_s
             busy = _scrape_until(fleet, began, from_s + COUNTED_S / 2)
             until_s = time.monotonic() - SCRAPE_PAUSE_S  # the producer ended within the last pause
@@ -168,10 +170,19 @@ def _under_load(fleet: Fleet, cores: Cores, folder: Path) -> dict[str, Any]:
         "metrics_gzip_bytes": packed["bytes"],
         "checkpoints": len(timed["checkpoints_s"]),
         "checkpoint_max_s": max(timed["checkpoints_s"], default=0.0),
+        "peak_rss_bytes": timed["peak_rss_bytes"],
         "ticks": timed["ticks"],
         "messages_per_s": produced["messages_per_s"],
         "producer_late_max_s": produced["late_max_s"],
     }
+
+
+def _wait_until_begun(producer: subprocess.Popen[bytes], ready: Path) -> None:
+    until_s = time.monotonic() + ENCODING_TIMEOUT_S
+    while not begun(ready).exists():
+        if producer.poll() is not None or time.monotonic() > until_s:
+            raise Failed("the producer did not begin")
+        time.sleep(0.05)
 
 
 def _scrape_until(fleet: Fleet, producer: subprocess.Popen[bytes], from_s: float) -> list[dict[str, Any]]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.batches import Piece, check, request, rounds, stamp
-from tests.bench.works import START_MS, Steady, named
+from tests.bench.works import START_MS, Steady, begun, named
 
 PIECE_S = 0.01  # a producer that lingers for so long
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 240.0
 ACK_TIMEOUT_S = 60.0
 
 
@@ -86,6 +86,7 @@ def write(bootstrap: str, load: Steady, rate: float, ready: Path) -> dict[str, A
         if time.monotonic() > until_s:
             raise TimeoutError(f"{ready} is not there: ours did not start")
         time.sleep(0.05)
+    begun(ready).touch()
     produced, late_max_s = [], 0.0
     piece_s = load.gpus / rate / pieces_per_round
     began_s = time.monotonic()

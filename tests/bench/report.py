@@ -159,6 +159,7 @@ def _operated(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
         "/metrics, bytes": ("", f"{size / 2**20:.1f} MiB"),
         "the slowest of the API, nothing to read": ("0.5 s", f"{longest(idle, False):.3f} s"),
         "the slowest of the API": ("0.5 s", f"{longest(busy, False):.3f} s"),
+        "peak memory": ("1,907 MiB", f"{found['peak_rss_bytes'] / 2**20:,.0f} MiB"),
         "messages/s": ("", f"{found['messages_per_s']:,.0f}"),
     }
 

@@ -21,7 +21,7 @@ from service.clock import SystemClock
 from service.logs import configure
 from service.pipeline.loop import Loop, Observer
 from service.pipeline.worker import TickOutcome, Worker
-from tests.bench.ours import Stopwatch
+from tests.bench.ours import Stopwatch, peak_rss_bytes
 
 ROUND_MIN_S = 0.003  # shorter ones are not kept
 
@@ -96,6 +96,7 @@ def main() -> None:
     configure(settings.log)
     app.run_service(settings, SystemClock(), stop)
     found = {"rounds": rounds.rounds, "checkpoints_s": rounds.checkpoints_s, "ticks": rounds.ticks}
+    found |= {"peak_rss_bytes": peak_rss_bytes()}
     print(json.dumps(found), flush=True)
 
 

@@ -105,11 +105,13 @@ def test_operation_shows_the_worst_beside_its_goal(result):
     ]
     asked = {"/metrics": {"seconds": 0.25, "bytes": 1 << 20}, "/api/v1/summary": {"seconds": 0.125, "bytes": 9}}
     found = {"gpus": 1000, "fresh_s": 1.5, "resumed_s": 2.5, "checkpoint_max_s": 1.0, "messages_per_s": 200.0}
+    found["peak_rss_bytes"] = 3 << 20
     found |= {"gaps": operation.longest(rounds, [(20.5, 20.75)]), "idle": asked, "ingest": asked}
     rows = {name: rest for name, *rest in grid_of(result | {"operation": {"1000": found}}, "Operation").rows}
     assert rows["longest stop / tick / poll beside a checkpoint"] == ["50 ms", "250 / 250 / 125 ms"]
     assert rows["beside a scrape"] == ["", "625 / 0 / 500 ms"]
     assert rows["beside neither"] == ["", "none"]
+    assert rows["peak memory"] == ["1,907 MiB", "3 MiB"]
     assert rows["/metrics"] == ["0.5 s", "0.250 s"]
     assert rows["start to ready, fleet resumed"] == ["5 s", "2.50 s"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 START_MS = 1_732_400_000_000
 GPUS_PER_NODE = 8
@@ -215,3 +216,8 @@ def named(work: str, messages: int, gpus: int, partitions: int) -> Load:
     if work == FLOOD.name:
         return Flood(FLOOD, gpus, messages // gpus, partitions)
     return Load.of(work, messages, gpus, partitions)
+
+
+def begun(ready: Path) -> Path:
+    """Return the file that is there once the first record is sent: encoding a large load takes longer than a start."""
+    return ready.with_suffix(".begun")

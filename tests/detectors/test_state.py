@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detectors.state import ArraySpec, StateArrays
+from detectors.state import ArraySpec, Handed, StateArrays, under
 
 SPECS = {"time_ns": ArraySpec(np.int64, 0), "mean": ArraySpec(np.float64, np.nan, (3,))}
 
@@ -55,3 +55,11 @@ def test_a_resumed_state_grows_without_touching_what_it_resumed_from():
     filled(state, 0)
     assert saved["mean"].sum() == 0
     assert state["time_ns"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_arrays_that_were_handed_over_are_kept_and_not_copied():
+    saved = Handed({"a.time_ns": np.arange(4), "a.mean": np.zeros((4, 3))})
+    state = StateArrays(SPECS, under("a.", saved))
+    assert state["mean"] is saved["a.mean"]
+    state.grow(6)
+    assert state["time_ns"].tolist() == [0, 1, 2, 3, 0, 0]

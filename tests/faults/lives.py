@@ -7,6 +7,7 @@ kill -9 in the middle of whatever it was doing. usage: python -m tests.faults.li
 from __future__ import annotations
 
 import faulthandler
+import io
 import json
 import os
 import random
@@ -60,7 +61,7 @@ def latest(directory: Path) -> tuple[dict, dict] | None:
     connection = sqlite3.connect(directory / "skinflint.db", timeout=10)
     try:
         row = connection.execute("SELECT file FROM checkpoints ORDER BY sequence DESC LIMIT 1").fetchone()
-        return decode((directory / row[0]).read_bytes(), row[0]) if row else None
+        return decode(io.BytesIO((directory / row[0]).read_bytes()), row[0]) if row else None
     except (sqlite3.OperationalError, FileNotFoundError):
         return None
     finally:

@@ -37,11 +37,11 @@ def presence_read(entity, time_ns):
 
 
 def presence_add(visits, stale_ns):
-    """First seen, present since and last seen of one entity after all its visits (first_ns, last_ns) in order."""
+    """Present since and last seen of one entity after all its visits (first_ns, last_ns) in order."""
     if not visits:
-        return 0, 0, 0
+        return 0, 0
     gaps = [i for i in range(1, len(visits)) if visits[i][0] - max(v[1] for v in visits[:i]) > stale_ns]
-    return visits[0][0], visits[gaps[-1] if gaps else 0][0], max(v[1] for v in visits)
+    return visits[gaps[-1] if gaps else 0][0], max(v[1] for v in visits)
 
 
 def holder_confirm(ticks, names_holder, most):
@@ -128,18 +128,18 @@ def ewma_add(time_ns, value, half_life_s):
 
 
 def window_add(time_ns, value, pane_ns):
-    """The panes of one entity: number of each and the values in it."""
+    """The panes of one entity: number of each and the values in it, of which the first 65,535 count."""
     panes = {}
     for t, v in zip(time_ns.tolist(), value.tolist(), strict=True):
         if not np.isnan(v):
             panes.setdefault(t // pane_ns, []).append(v)
-    return panes
+    return {number: values[:65_535] for number, values in panes.items()}
 
 
 def window_read(time_ns, value, now_ns, pane_ns, panes, active_above):
     newest = (now_ns - 1) // pane_ns
-    inside = (time_ns // pane_ns > newest - panes) & (time_ns // pane_ns <= newest) & ~np.isnan(value)
-    v = value[inside]
+    added = window_add(time_ns, value, pane_ns)
+    v = np.array([v for number in range(newest - panes + 1, newest + 1) for v in added.get(number, [])])
     if len(v) == 0:
         return 0, np.nan, np.nan, np.nan, np.nan, np.nan
     return len(v), np.mean(v > active_above), v.mean(), v.var(), v.min(), v.max()

@@ -50,15 +50,15 @@ def ewma(time_ns, value):
 
 def window(time_ns, value):
     state = (
-        np.full((1, PANES), -1, np.int32),
-        *(np.zeros((1, PANES), np.int32) for _ in range(2)),
+        np.full(1, -1, np.int64),
+        *(np.zeros((1, PANES), np.uint16) for _ in range(2)),
         *(np.zeros((1, PANES)) for _ in range(4)),
     )
     window_add(np.zeros(len(value), np.int32), time_ns, value, PANE_NS, 0.5, *state)
     out = [np.empty(1, np.int64), *(np.empty(1) for _ in range(5))]
     now_ns = START_NS - START_NS % PANE_NS + PANES * PANE_NS
     window_read(now_ns, PANE_NS, *state[:5], *out[:4])
-    window_range(now_ns, PANE_NS, state[0], *state[5:], *out[4:])
+    window_range(now_ns, PANE_NS, *state[:2], *state[5:], *out[4:])
     return [figure[0] for figure in out]
 
 

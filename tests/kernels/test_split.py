@@ -37,8 +37,8 @@ def ewma(e, t, v, pieces):
 def window(e, t, v, pieces):
     shape = (ENTITIES, 5)
     state = (
-        np.full(shape, -1, np.int32),
-        *(np.zeros(shape, np.int32) for _ in range(2)),
+        np.full(1, -1, np.int64),
+        *(np.zeros(shape, np.uint16) for _ in range(2)),
         *(np.zeros(shape) for _ in range(4)),
     )
     for piece in pieces:

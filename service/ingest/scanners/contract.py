@@ -24,8 +24,8 @@ class Ask(Protocol):
         """Return the label set of a sample, negative where it names no GPU."""
         ...
 
-    def label_sets(self, names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[int]:
-        """Return the label sets of many samples of one record each, without headers; `columns` hold the labels `names`."""
+    def label_sets(self, measurement: str, names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[int]:
+        """Return the label sets of many samples of records without headers; `columns` hold the labels `names`."""
         ...
 
 

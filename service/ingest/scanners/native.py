@@ -81,13 +81,16 @@ class NativeScanner:
         values = self._room_for(room)
         bounds = self._bounds
         count = np.zeros(1, np.int64)
-        native_scan(
-            records.data, records.span, records.timestamp_ms,
-            len(self._names), self._words, self._masks, self._size, self._kind, self._row, self._factor,
-            bounds.earliest_ns, bounds.latest_ns, bounds.future_ns, bounds.record_bytes_max, bounds.record_samples_max,
-            self._next, *self._labels.arrays(n), self._labels.parts, self._found,
-            plain, record, entry, time_ns, values, unknown, count,
-        )  # fmt: skip
+        reading = True
+        while reading:
+            native_scan(
+                records.data, records.span, records.timestamp_ms,
+                len(self._names), self._words, self._masks, self._size, self._kind, self._row, self._factor,
+                bounds.earliest_ns, bounds.latest_ns, bounds.future_ns, bounds.record_bytes_max, bounds.record_samples_max,
+                self._next, *self._labels.arrays(n), self._labels.parts, self._found,
+                plain, record, entry, time_ns, values, unknown, count,
+            )  # fmt: skip
+            reading = self._labels.made_room()
         rows = int(count[0])
         record, time_ns = record[:rows], time_ns[:rows]
         self._resolve_plain(entry[:rows], ask)
@@ -118,7 +121,7 @@ class NativeScanner:
             # A UUID that is the number 0 is none.
             zero = "uuid" in known and "0" in group.columns[known.index("uuid")]
             if all(known) and IDENTITY.intersection(known) and not zero:
-                label_set = np.array(ask.label_sets(known, group.columns), np.int32)
+                label_set = np.array(ask.label_sets(self.format, known, group.columns), np.int32)
                 meaning[fresh[group.entry]] = np.where(label_set >= 0, label_set, REFERENCE)
 
     def _room_for(self, rows: int) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,10 +26,12 @@ from service.ingest.fields import FieldTable, Metric
 from service.ingest.reading import MEASUREMENT
 from service.ingest.records import Records
 from service.ingest.scanners.contract import Ask, Bounds, Scanned
-from service.ingest.scanners.raw_labels import RawLabels
+from service.ingest.scanners.raw_labels import RawLabels, TableArrays
 
 ASKED_MAX = 1 << 16  # records of one scan that the reference is asked about; the rest is left to it
+HEADS_MAX = 1 << 19  # names and resources come from outside
 ENDED = 2
+Excerpt = Callable[[RawLabels, RawLabels, Iterable[tuple[int, int]]], bytes]
 
 
 class Points(NamedTuple):
@@ -46,14 +48,33 @@ class Points(NamedTuple):
 class PointReader:
     """Knows what heads (metric names as they lie in records) and labels mean, and asks the reference about new ones."""
 
-    def __init__(self, fields: FieldTable, bounds: Bounds) -> None:
+    def __init__(self, fields: FieldTable, bounds: Bounds, excerpt: Excerpt | None = None) -> None:
+        """`excerpt` returns a record's value that has one point for each pair of head and labels; by default, all of it."""
         self._fields = fields
         self._bounds = bounds
-        self.heads = RawLabels()
+        self._excerpt = excerpt
+        self.heads = RawLabels(HEADS_MAX)
         self.labels = RawLabels()
+        self._heads_emptied = 0
         self._metrics: dict[Metric | None, int] = {}
         self._column = np.empty(0, np.int32)
         self._factor = np.empty((0, 6))
+
+    def tables(self) -> tuple[*TableArrays, *TableArrays, NDArray[np.int64]]:
+        """Return the state that a kernel takes: heads, labels, and the parts of what is being read."""
+        heads = self.heads.arrays()
+        if self._heads_emptied != self.heads.emptied:
+            self._heads_emptied = self.heads.emptied
+            self.labels.clear()  # labels may hold the number of a head
+        return *heads, *self.labels.arrays(), self.labels.parts
+
+    def made_room(self) -> bool:
+        """Tell whether heads or labels found no room, and there is more now: what was not read can be read again."""
+        return any([self.heads.made_room(), self.labels.made_room()])
+
+    def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
+        """Forget labels that mean others than these label sets."""
+        self.labels.forget(used)
 
     def rows(self, records: Records, plain: NDArray[np.bool_], points: Points, ask: Ask) -> Scanned:
         """Return the rows of the points; records whose points are not all good are made not plain."""
@@ -89,30 +110,41 @@ class PointReader:
 
     def _resolve(self, records: Records, points: Points, ask: Ask) -> None:
         """Find out what new heads and labels mean: the samples that the reference gives are the points in their order."""
-        asked = np.concatenate(
-            [self._first_new(self.heads, points.head, points), self._first_new(self.labels, points.entry, points)]
-        )
-        for r in np.unique(points.record[asked])[:ASKED_MAX].tolist():
-            own = np.arange(*np.searchsorted(points.record, (r, r + 1)))
-            own = own[points.kind[own] != ENDED]
-            heads, entries = points.head[own], points.entry[own]
-            new_head = self.heads.meaning[heads] == NEVER_SEEN
-            new_labels = self.labels.meaning[entries] == NEVER_SEEN
-            samples = ask.samples(records[r])
+        new = [
+            self._first_new(self.heads, points.head, points.kind),
+            self._first_new(self.labels, points.entry, points.kind),
+        ]
+        asked = np.unique(np.concatenate(new))
+        alike: dict[tuple[str, ...], list[tuple[int, tuple[str, ...]]]] = {}  # labels of the same names
+        begins = np.flatnonzero(np.diff(points.record[asked], prepend=-1))
+        for own in np.split(asked, begins[1:])[:ASKED_MAX] if len(asked) else ():
+            heads, entries = points.head[own].tolist(), points.entry[own].tolist()
+            record = records[int(points.record[own[0]])]
+            if self._excerpt is not None:
+                excerpt = self._excerpt(self.heads, self.labels, zip(heads, entries, strict=True))
+                record = record._replace(value=excerpt)
+            samples = ask.samples(record)
             if samples is None or len(samples) != len(own):
                 continue
-            for k in np.flatnonzero(new_head | new_labels).tolist():
-                sample = samples[k]
-                self.heads.meaning[heads[k]] = self._metric(next(iter(sample.values), ""))
-                if self.labels.meaning[entries[k]] == NEVER_SEEN:
-                    of_measurement = MEASUREMENT in sample.labels  # names mean something else under it
-                    label_set = REFERENCE if of_measurement else ask.label_set(records[r], sample)
-                    self.labels.meaning[entries[k]] = label_set
+            for head, entry, sample in zip(heads, entries, samples, strict=True):
+                if self.heads.meaning[head] == NEVER_SEEN:
+                    self.heads.meaning[head] = self._metric(next(iter(sample.values), ""))
+                if self.labels.meaning[entry] != NEVER_SEEN:
+                    continue
+                if MEASUREMENT in sample.labels:  # names mean something else under it
+                    self.labels.meaning[entry] = REFERENCE
+                elif record.headers or not sample.labels:
+                    self.labels.meaning[entry] = ask.label_set(record, sample)
+                else:
+                    alike.setdefault(tuple(sample.labels), []).append((entry, tuple(sample.labels.values())))
+        for names, rows in alike.items():
+            numbers, values = zip(*rows, strict=True)
+            self.labels.meaning[list(numbers)] = ask.label_sets("", names, list(zip(*values, strict=True)))
 
     @staticmethod
-    def _first_new(known: RawLabels, number: NDArray[np.int32], points: Points) -> NDArray[np.int64]:
+    def _first_new(known: RawLabels, number: NDArray[np.int32], kind: NDArray[np.int8]) -> NDArray[np.int64]:
         """Return the first point with a value of each entry whose meaning is not known."""
-        new = np.flatnonzero((known.meaning[number] == NEVER_SEEN) & (points.kind != ENDED))
+        new = np.flatnonzero((known.meaning[number] == NEVER_SEEN) & (kind != ENDED))
         return new[np.unique(number[new], return_index=True)[1]]
 
     def _metric(self, name: str) -> int:

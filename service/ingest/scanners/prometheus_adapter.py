@@ -31,12 +31,14 @@ class PrometheusAdapterScanner:
         plain = np.zeros(n, np.bool_)
         head, entry = np.empty(n, np.int32), np.empty(n, np.int32)
         time_ns, raw, kind = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int8)
-        labels = self._reader.labels
-        adapter_scan(
-            records.data, records.span, self._bounds.record_bytes_max,
-            *self._reader.heads.arrays(), *labels.arrays(), labels.parts, self._hint,
-            plain, head, entry, time_ns, raw, kind,
-        )  # fmt: skip
+        reading = True
+        while reading:
+            adapter_scan(
+                records.data, records.span, self._bounds.record_bytes_max,
+                *self._reader.tables(), self._hint,
+                plain, head, entry, time_ns, raw, kind,
+            )  # fmt: skip
+            reading = self._reader.made_room()
         read = np.flatnonzero(plain).astype(np.int32)
         points = Points(read, head[read], entry[read], time_ns[read], raw[read], kind[read])
         return self._reader.rows(records, plain, points, ask)
@@ -47,4 +49,4 @@ class PrometheusAdapterScanner:
 
     def forget_label_sets(self, used: NDArray[np.bool_]) -> None:
         """Forget labels that mean others than these label sets."""
-        self._reader.labels.forget(used)
+        self._reader.forget_label_sets(used)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from struct import unpack_from
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class RawLabels:
         self._entries_max = entries_max
         self._seed = secrets.randbits(63)
         self.parts = np.zeros((PARTS_MAX, 3), np.int64)
+        self.emptied = 0  # how often: numbers of entries noted before mean nothing then
         self._begin(min(ENTRIES_FIRST, entries_max))
 
     def _begin(self, capacity: int) -> None:
@@ -46,7 +48,7 @@ class RawLabels:
         self._next = np.zeros(capacity, np.int32)
         self.meaning = np.full(capacity, NEVER_SEEN, np.int32)
         self._arena = np.zeros(capacity * WORDS_PER_ENTRY, np.uint64)
-        self._used = np.zeros(4, np.int64)
+        self._used = np.zeros(5, np.int64)
         self._used[3] = self._seed
         slots_fill(self._hash, 0, self._slot)  # of nothing: compiled before the first record comes
 
@@ -60,10 +62,19 @@ class RawLabels:
         wanted = entries + min(entries if more is None else more, self._entries_max)
         if wanted >= capacity or 2 * words >= len(self._arena):
             if capacity >= self._entries_max:
-                self._begin(capacity)
+                self.clear()
             else:
                 self._grow(min(max(capacity * 3 // 2, wanted + 1), self._entries_max))
         return self._slot, self._hash, self._at, self._words, self._next, self.meaning, self._arena, self._used
+
+    def made_room(self) -> bool:
+        """Tell whether room was short when the table was last used, and there is more now."""
+        short, self._used[4] = self._used[4] > 0, 0
+        capacity = len(self._hash)
+        if not short or capacity >= self._entries_max:
+            return False
+        self._grow(min(2 * capacity, self._entries_max))
+        return True
 
     def contents(self, entry: NDArray[np.int32]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return the words of these entries one after the other, and int64[entries + 1] where each begins."""
@@ -71,6 +82,23 @@ class RawLabels:
         begin = np.concatenate([[0], np.cumsum(words)])
         place = np.arange(begin[-1]) + np.repeat(self._at[entry] - begin[:-1], words)
         return self._arena[place], begin
+
+    def parts_of(self, entry: int) -> list[tuple[int, bytes]]:
+        """Return the parts of one entry, key and bytes of each."""
+        at, words = int(self._at[entry]), int(self._words[entry])
+        content = self._arena[at : at + words].tobytes()
+        parts: list[tuple[int, bytes]] = []
+        begin = 0
+        while begin < len(content):
+            size, key = unpack_from("<II", content, begin)
+            parts.append((key, content[begin + 8 : begin + 8 + size]))
+            begin += 8 + (size + 7) // 8 * 8
+        return parts
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._begin(len(self._hash))
+        self.emptied += 1
 
     def forget(self, used: NDArray[np.bool_]) -> None:
         """Drop the entries whose label set is not used, and those that mean none; used bool[label sets]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,37 @@ def _renamed(_: Any, construct: Callable[..., Any]) -> Callable[..., Any]:
         return construct(*arguments, aborted=aborted_transactions, **settings)
 
     return changed
+
+
+def test_records_that_are_parked_are_handed_over_without_a_wait_behind_a_fetch_at_its_end() -> None:
+    """The client looks at what is in line, finds it at its end, and would wait for news though others are parked."""
+    log = kafka_seam._golden(codec=4)
+    consumer = kafka_seam._consumer(log)
+    here, there = KafkaPartition(*kafka_seam.PARTITION), KafkaPartition("other", 1)
+    fetcher, subscription = consumer._fetcher, consumer._subscription
+    [answer] = fetcher._completed_fetches
+    subscription.assign_from_user([here, there])
+    for partition in (here, there):
+        subscription.seek(partition, kafka_seam.START)
+    fetcher._completed_fetches = deque([answer._replace(topic_partition=there), answer])
+    records_max, waits = 1, []
+
+    def poll(timeout_ms: int) -> dict[object, object]:
+        found: dict[object, object] = fetcher.fetched_records(records_max)[0]
+        if not found:
+            waits.append(timeout_ms)
+        return found
+
+    consumer.poll = poll
+    reading = RawBatches(consumer)
+    assert list(reading.poll(0)) == [there]
+    subscription.pause(there)
+    records_max = 7  # all of the golden log: its end is not known to be one yet
+    assert list(reading.poll(0)) == [here]
+    assert bool(fetcher._next_partition_records)
+    subscription.resume(there)
+    assert list(reading.poll(5_000)) == [there]
+    assert set(waits) <= {0}
 
 
 def _swapped(_: Any, construct: Callable[..., Any]) -> Callable[..., Any]:

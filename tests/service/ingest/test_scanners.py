@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, MetricsData
 
 from detectors.labels import LabelSets
 from service.ingest.contract import Record, RecordBatch
 from service.ingest.decode import Decoded, Decoder
-from service.ingest.scanners import SCANNERS
+from service.ingest.records import Records
+from service.ingest.scanners import SCANNERS, raw_labels
+from service.ingest.scanners import points as point_reading
+from service.ingest.scanners.otlp_proto import OtlpProtoScanner
 from service.settings import IngestSettings
 from tests.service.ingest.decoding import FIELDS, TOPIC, capture_folders, golden, read_capture
 from tests.service.ingest.test_corpus import CORPUS
@@ -311,3 +316,95 @@ def test_fleets_of_unlike_gpus_arrive_as_the_reference_reads_them(headers, label
     for _ in range(2):
         found = twins.same([Record(i, -1, None, text, headers) for i, text in enumerate(texts)])
         assert len(found.batch) > 100
+
+
+def request_of(groups: Sequence[tuple[dict[str, Any], str, list[dict[str, Any]]]], metrics: Sequence[str]) -> bytes:
+    """Return an OTLP request: by group the resource's attributes, its scope, and its points' attributes."""
+    request = MetricsData()
+    for resource_attributes, scope_name, points in groups:
+        resource = request.resource_metrics.add()
+        resource.resource.attributes.extend(map(key_value, resource_attributes, resource_attributes.values()))
+        scope = resource.scope_metrics.add()
+        scope.scope.name = scope_name
+        for name in metrics:
+            metric = scope.metrics.add(name=name, description=f"about {name}")
+            kind = metric.sum if name.endswith("_total") else metric.gauge
+            if name.endswith("_total"):
+                kind.aggregation_temporality = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+            for attributes in points:
+                point = kind.data_points.add(time_unix_nano=1_790_000_000 * 10**9, as_double=0.5)
+                point.attributes.extend(map(key_value, attributes, attributes.values()))
+    return bytes(request.SerializeToString())
+
+
+def key_value(key: str, value: Any) -> KeyValue:
+    field = {str: "string_value", int: "int_value", float: "double_value", bool: "bool_value"}.get(type(value))
+    return KeyValue(key=key, value=AnyValue(**{field: value})) if field is not None else KeyValue(key=key)
+
+
+def fleet_of_nodes(nodes: int) -> list[bytes]:
+    """Return one request of each node, every third with a second resource, some with odd attributes."""
+    metrics = ["DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_DEV_GPU_UTIL", "some_total"]
+    requests = []
+    for n in range(nodes):
+        points = [{"gpu": str(g), "UUID": f"GPU-{n}-{g}", "pod": f"p{n}", **ODD[(n + g) % len(ODD)]} for g in range(8)]
+        groups = [({"host.name": f"n{n}", "k8s.cluster.name": "c"}, "dcgm", points)]
+        if n % 3 == 0:
+            groups.append(({"host.name": f"second-{n}", "n": n, "empty": None}, "", points[:2]))
+            groups.append((groups[0][0], "another", points[4:]))
+        requests.append(request_of(groups, metrics))
+    return requests
+
+
+@pytest.mark.parametrize("headers", [(), [("cluster", b"a")]])
+@pytest.mark.parametrize("labels", [{}, {"node": "given", "gpu": "9"}])
+def test_a_fleet_of_nodes_arrives_in_otlp_as_the_reference_reads_it(headers, labels):
+    twins = Twins(labels=labels)
+    records = [Record(i, -1, None, value, headers) for i, value in enumerate(fleet_of_nodes(40))]
+    for _ in range(2):
+        assert len(twins.same(records).batch) > 300
+
+
+def test_of_a_new_node_the_reference_reads_one_point_for_each_gpu():
+    metrics = ["DCGM_FI_PROF_GR_ENGINE_ACTIVE", *(f"m{i}" for i in range(19))]
+    requests = [
+        request_of([({"host.name": f"n{n}"}, "dcgm", [{"UUID": f"GPU-{n}-{g}"} for g in range(8)])], metrics)
+        for n in range(3)
+    ]
+    decoder = Decoder({}, IngestSettings(), FIELDS, LabelSets())
+    decoder.decode(RecordBatch(TOPIC, 0, 1, records_of(requests[:1])))
+    scanner, asked = decoder._scanning._scanners[TOPIC], []
+    scanned = scanner.scan(Records.of(records_of(requests)), Watched(decoder._scanning._asking(TOPIC, scanner), asked))
+    assert scanned.plain.all()
+    assert len(scanned.record) == 24
+    points = [
+        [len(metric.gauge.data_points) for metric in metrics_of(MetricsData.FromString(record.value))]
+        for record in asked
+    ]
+    assert points == [[1] * 8] * 2
+
+
+def metrics_of(request: MetricsData) -> list[Any]:
+    return [m for resource in request.resource_metrics for scope in resource.scope_metrics for m in scope.metrics]
+
+
+def test_a_table_without_room_grows_before_the_reference_has_to_help(monkeypatch):
+    monkeypatch.setattr(raw_labels, "ENTRIES_FIRST", 4)
+    twins = Twins()
+    records = records_of(fleet_of_nodes(40))
+    scanner = OtlpProtoScanner(FIELDS, twins.decoders[1]._scanning._bounds)
+    scanned = scanner.scan(Records.of(records), twins.decoders[1]._scanning._asking(TOPIC, scanner))
+    twins.same(records)
+    twins.same(records)
+    assert np.mean(scanned.plain) == twins.plain_share(records, "otlp_proto") > 0
+
+
+def test_labels_are_forgotten_with_the_resources_that_they_are_under(monkeypatch):
+    """Numbers of resources begin anew: labels of old ones must not be taken for those of new ones."""
+    monkeypatch.setattr(point_reading, "HEADS_MAX", 32)
+    twins = Twins()
+    attributes = [{"gpu": str(g)} for g in range(8)]
+    for n in range(60):
+        request = request_of([({"host.name": f"n{n}"}, "dcgm", attributes)], ["DCGM_FI_PROF_GR_ENGINE_ACTIVE"])
+        found = twins.same(records_of([request]))
+        assert {twins.label_sets[1][i].node for i in found.batch.label_set.tolist()} == {f"n{n}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_what_is_written_in_pieces_is_loaded_as_one_array():
     parts = [np.arange(3), np.empty(0, np.int64), np.arange(3, 5)]
     late = {"z": pieces_of(np.int64, parts), "b": text_pieces([["é", ""]] * 600), "none": text_pieces([])}
     content = b"".join(encode({"a": np.arange(2)}, {}, late=lambda: late))
-    arrays, _ = decode(content, "x")
+    arrays, _ = decode(io.BytesIO(content), "x")
     assert arrays["z"].tolist() == [0, 1, 2, 3, 4]
     assert (texts_of(arrays["b"]), texts_of(arrays["none"])) == ([["é", ""]] * 600, [])
     assert arrays["a"].tolist() == [0, 1]
@@ -63,12 +64,12 @@ def test_every_truncation_and_every_flipped_byte_is_noticed():
     content = b"".join(encode({"a": np.arange(4)}, {"n": 1}))
     for end in range(len(content)):
         with pytest.raises(CorruptState):
-            decode(content[:end], "cut")
+            decode(io.BytesIO(content[:end]), "cut")
     for i in range(len(content)):
         damaged = bytearray(content)
         damaged[i] ^= 1
         with pytest.raises(CorruptState):
-            decode(bytes(damaged), "flipped")
+            decode(io.BytesIO(damaged), "flipped")
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(directory):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,7 +49,7 @@ def test_what_is_written_is_the_state_of_the_cut_however_ticks_come_between(step
             written += b"".join(bytes(piece) for piece in [next(pieces, b"")])
     written += b"".join(bytes(piece) for piece in pieces)
     assert written == expected
-    assert decode(written, "x")[1] == {"n": 1}
+    assert decode(io.BytesIO(written), "x")[1] == {"n": 1}
 
 
 def test_nothing_is_copied_while_no_tick_is_due():

@@ -14,6 +14,8 @@ from detectors.features import ACTIVITY
 from detectors.labels import LabelSets
 from service.errors import CorruptState
 from service.ingest.contract import REASONS, TopicPartition
+from service.pipeline.directory import Directory
+from service.pipeline.prices import PriceBook
 from service.pipeline.worker import STATE_VERSION, state_hash
 from service.settings import FleetSettings, IngestSettings
 from tests.service.pipeline.stream import START_NS, TICK_NS, Rows, configuration, core, gpu, told, worker
@@ -369,3 +371,41 @@ def test_gpus_that_are_described_together_are_as_if_each_were_alone(monkeypatch)
         Entities, "describe_new", lambda _, presence, first, *_rest: presence.entity[presence.entity >= first]
     )
     assert together == states()
+
+
+def test_a_resumed_fleet_that_reports_as_before_is_not_described_anew(monkeypatch):
+    """Whoever says something else is, and all end as if there had been no restart."""
+    sets = LabelSets()
+    before = [gpu(f"GPU-{i}", pod=f"p-{i}") for i in range(6)]
+    shared = before[5]._replace(pod="other")  # at the same instant, so that two hold GPU-5
+    first = np.array([sets.intern(labels) for labels in [*before, shared]], np.int32)
+    changed = [*before[:4], before[4]._replace(pod="new"), before[5]]
+    after = np.array([sets.intern(labels) for labels in changed], np.int32)
+
+    def batch(ids, time_ns):
+        times = np.full(len(ids), time_ns)
+        return EventBatch("t", 0, 99, np.arange(len(ids)), times, ids, {"sm_active_ratio": np.full(len(ids), 0.5)})
+
+    def closed(tested, ids, number):
+        tested.ingest(batch(ids, START_NS + number * TICK_NS))
+        tested.finish(lambda _: None)
+        return tested
+
+    going_on = closed(worker(configuration(), sets), first, 0)
+    others = LabelSets()
+    others.intern(gpu("GPU-else"))  # ids are not those of before
+    resumed = worker(configuration(), others, going_on.snapshot())
+    renumbered = np.array([others.intern(sets[i]) for i in after.tolist()], np.int32)
+    described, describe = [], Entities.describe
+    monkeypatch.setattr(Entities, "describe", lambda self, e, seen: described.append(e) or describe(self, e, seen))
+    closed(resumed, renumbered, 1)
+    assert described == [4, 5]
+    closed(going_on, after, 1)
+    assert state_hash(resumed.snapshot()) == state_hash(going_on.snapshot())
+
+
+def test_entries_that_are_looked_up_together_are_those_of_each(rows, settings):
+    directory = Directory(PriceBook(settings.prices), {"a*": "team-a"})
+    labels = [*map(rows.label_sets.__getitem__, range(len(rows.label_sets))), gpu("x", mig_id="3", namespace="ab")]
+    entries, code = directory.look_up_all(labels)
+    assert [entries[i] for i in code.tolist()] == list(map(directory.look_up, labels))
