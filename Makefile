@@ -30,13 +30,13 @@ test: install tools
 # What only the tests of deploy/ need, built from source once: two minutes for helm.
 tools: build/tools/helm build/tools/compose-spec
 
-build/tools/helm:
-	@command -v go >/dev/null || { echo "Go is needed to build helm for the chart's tests: install Go 1.25 or newer" >&2; exit 1; }
-	GOBIN=$(CURDIR)/build/tools go install helm.sh/helm/v3/cmd/helm@v3.22.0
+GO = GOTOOLCHAIN=local $(wildcard $(CURDIR)/.venv/lib/python3*/site-packages/go/bin/go)
 
-build/tools/compose-spec:
-	@command -v go >/dev/null || { echo "Go is needed to build the reader of compose.yaml: install Go 1.25 or newer" >&2; exit 1; }
-	GOBIN=$(CURDIR)/build/tools/.compose go install github.com/compose-spec/compose-go/v2/cmd@v2.9.0
+build/tools/helm: | install
+	GOBIN=$(CURDIR)/build/tools $(GO) install helm.sh/helm/v3/cmd/helm@v3.22.0
+
+build/tools/compose-spec: | install
+	GOBIN=$(CURDIR)/build/tools/.compose $(GO) install github.com/compose-spec/compose-go/v2/cmd@v2.9.0
 	mv build/tools/.compose/cmd $@
 
 check: install
