@@ -205,7 +205,10 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         loop = pipeline.loop(dead_letters, mailbox, store, [reporter], stop)
         watchdog.start()
         cleanup.callback(watchdog.stop)
-        reporter.on_round(loop)  # readers see the resumed state at once: on a quiet topic no tick may close for long
+        with undisturbed():
+            reporter.on_round(
+                loop
+            )  # readers see the resumed state at once: on a quiet topic no tick may close for long
         log.info("started", source=settings.source.kind, resumed=pipeline.resumed, address=address)
         loop.run()
         _serve_until_stopped(loop, reporter, stop)

@@ -27,7 +27,7 @@ class Intake:
         self._label_sets_unused_max = settings.label_sets_unused_max
         self._label_sets_used = 0
         saved = resume or {}
-        self._tenure = Tenure()
+        self._tenure = Tenure(worker.label_sets_known())
         self.outcomes: Counter[str] = Counter(saved.get("outcomes", {}))
         self.letters_by_reason: Counter[str] = Counter(saved.get("letters_by_reason", {}))
 

@@ -6,7 +6,8 @@ import gc
 
 import pytest
 
-from service.pipeline.tenure import STEP, Tenure, undisturbed
+from service.pipeline import tenure as service_tenure
+from service.pipeline.tenure import LARGE, STEP, Tenure, undisturbed
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def frozen():
 
 
 def test_only_more_than_ever_before_is_put_out_of_sight(frozen):
-    tenure = Tenure()
+    tenure = Tenure(0)
     tenure.note(STEP - 1)
     assert frozen() == 0
     tenure.note(STEP)
@@ -35,3 +36,14 @@ def test_what_is_built_undisturbed_is_out_of_sight_and_collection_goes_on(frozen
         assert not gc.isenabled()
     assert gc.isenabled()
     assert frozen() > 0
+
+
+def test_only_a_large_fleet_has_its_arrays_given_back_at_once(frozen, monkeypatch):
+    given = []
+    monkeypatch.setattr(service_tenure, "give_back_large_arrays", lambda: given.append(1))
+    tenure = Tenure(0)
+    for label_sets in (LARGE - 1, LARGE + STEP, 3 * LARGE):
+        tenure.note(label_sets)
+    assert given == [1]
+    Tenure(LARGE).note(2 * LARGE)
+    assert given == [1, 1]
