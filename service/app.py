@@ -206,9 +206,8 @@ def run_service(settings: Configuration, clock: Clock, stop: threading.Event) ->
         watchdog.start()
         cleanup.callback(watchdog.stop)
         with undisturbed():
-            reporter.on_round(
-                loop
-            )  # readers see the resumed state at once: on a quiet topic no tick may close for long
+            # Readers see the resumed state at once: on a quiet topic no tick may close for long.
+            reporter.on_round(loop)
         log.info("started", source=settings.source.kind, resumed=pipeline.resumed, address=address)
         loop.run()
         _serve_until_stopped(loop, reporter, stop)
