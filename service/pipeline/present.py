@@ -49,7 +49,7 @@ class Presenter:
             as_of_ns=now_ns,
             entity_key=worker.entities.keys.frozen(),
             labels=worker.entities.labels.frozen(),
-            owner=worker.owners.frozen(),
+            owner=worker.particulars.owners.frozen(),
             state=figures["state"],
             state_since_ns=figures["state_since_ns"],
             usd_per_hour=_given(usd_per_hour),

@@ -17,7 +17,8 @@ from detectors.labels import LabelSet
 from service.alerting.contract import Alert, Notification
 from service.alerting.lifecycle import to_json
 from service.pipeline.loop import Loop
-from service.pipeline.worker import TickOutcome, Worker, state_hash
+from service.pipeline.saved_state import state_hash
+from service.pipeline.worker import TickOutcome, Worker
 
 Progress = Callable[[int, int], None]  # records read, event time reached in ns
 

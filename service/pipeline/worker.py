@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -16,24 +14,25 @@ from numpy.typing import NDArray
 from detectors.batch import EventBatch
 from detectors.contract import Detector, Fleet
 from detectors.entities import Entities, Presence
-from detectors.features import ACTIVITY, Features
+from detectors.features import Features
 from detectors.label_texts import label_pieces
 from detectors.labels import LabelSets
 from detectors.params import Params
-from detectors.roster import Roster
 from detectors.state import Array, ArraySpec, Snapshot, StateArrays, text_pieces, texts_of, under
 from service.alerting.contract import Alert, Notification
 from service.alerting.grouping import Grouping
-from service.alerting.lifecycle import Lifecycle, Subject, from_json, in_order_of_id, to_json
-from service.errors import CorruptState
+from service.alerting.lifecycle import Lifecycle, from_json, in_order_of_id, to_json
 from service.ingest.contract import TopicPartition
 from service.logs import get_logger
 from service.pipeline.admission import Admission
+from service.pipeline.attribution import holders_gone
 from service.pipeline.cut import Cut
-from service.pipeline.directory import NO_ENTRY, Directory, Entry
+from service.pipeline.directory import Directory
 from service.pipeline.merge import label_sets_of, merge_rows
+from service.pipeline.particulars import Particulars, Subjects
 from service.pipeline.pending import Pending
 from service.pipeline.refusals import Refusals
+from service.pipeline.saved_state import STATE_VERSION, meta_of, usable_by
 from service.pipeline.scale import Scale
 from service.pipeline.snapshot_file import Late
 from service.pipeline.watermarks import Watermarks
@@ -41,10 +40,8 @@ from service.settings import Settings
 
 log = get_logger(__name__)
 
-STATE_VERSION = 5
 # GPUs that report under more label sets than this, of many holders say, are described anew in each tick.
 _SETTLED_MAX = 8
-_EMPTY_FB_BYTES = 64 * 2**20  # what a driver alone may hold: below it a GPU without labels is visibly free
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +71,10 @@ class Worker:
         label_sets: LabelSets,
         resume: Snapshot | None,
     ) -> None:
-        meta = _meta(resume)
+        meta = meta_of(resume)
         self._fleet = settings.fleet
         self._tick_ns = int(settings.fleet.tick_s * 1e9)
         self._stale_ns = int(settings.fleet.stale_after_s * 1e9)
-        self._directory = directory
         self._label_sets = label_sets
         self.watermarks = Watermarks(settings.ingest, meta.get("watermarks"))
         self.pending = Pending(self._tick_ns, label_sets, under("pending.", resume))
@@ -88,16 +84,13 @@ class Worker:
         required = [f for cls, params in detectors.values() for f in cls.requires(params)]
         self.features = Features(required, self._stale_ns, under("features.", resume))
         self.detectors = {
-            name: cls(params, under(f"detectors.{name}.", _known(name, cls, meta, resume)))
+            name: cls(params, under(f"detectors.{name}.", usable_by(name, cls, meta, resume)))
             for name, (cls, params) in detectors.items()
         }
         self.lifecycles = {name: self._lifecycle(name, meta, resume) for name in detectors}
         self.grouping = Grouping(settings.alerting, meta.get("groups"))
         self._judged = False
-        self.entries: list[Entry] = []
-        self.owners: Roster[str] = Roster()
-        nan = ArraySpec(np.float64, np.nan)
-        self._facts = StateArrays({"usd_per_hour": nan, "idle_watts": nan, "limit_watts": nan}, None)
+        self.particulars = Particulars(directory)
         # The label sets under which an entity reported in its last tick, see holder_confirm: seeing them again says
         # nothing new, which spares the steady state all per-entity Python.
         self._settled = StateArrays({"label_set": ArraySpec(np.int32, -1, (_SETTLED_MAX,))}, None)
@@ -116,13 +109,13 @@ class Worker:
 
     def _lifecycle(self, name: str, meta: dict[str, Any], resume: Snapshot | None) -> Lifecycle:
         detector = self.detectors[name]
-        saved = under(f"alerts.{name}.", _known(name, type(detector), meta, resume))
+        saved = under(f"alerts.{name}.", usable_by(name, type(detector), meta, resume))
         firing = texts_of(saved["firing"]) if saved is not None else []
         return Lifecycle(detector, saved, [from_json(alert) for alert in firing])
 
     def _grow(self) -> None:
         count = len(self.entities)
-        for part in (self.features, self._scale, self._settled, self._facts):
+        for part in (self.features, self._scale, self._settled, self.particulars):
             part.grow(count)
         for detector in self.detectors.values():
             detector.grow(count)
@@ -138,17 +131,8 @@ class Worker:
         at = slice(entities.start, entities.stop) if isinstance(entities, range) else np.array(entities, np.int64)
         known = self.entities.labels
         labels = known[at] if isinstance(at, slice) else [known[entity] for entity in entities]
-        distinct, code = self._directory.look_up_all(labels)
-        entries = list(map(distinct.__getitem__, code.tolist()))
-        owners = [entry.owner for entry in entries]
-        new = len(self.entities) - len(self.entries)
-        self.entries.extend(repeat(NO_ENTRY, new))
-        self.owners.extend(repeat(NO_ENTRY.owner, new))
-        for entity, entry in zip(entities, entries, strict=True):
-            self.entries[entity] = entry
-        self.owners.put(entities, owners)
-        for name in ("usd_per_hour", "idle_watts", "limit_watts"):
-            self._facts[name][at] = np.array([getattr(entry, name) for entry in distinct], np.float64)[code]
+        self.particulars.grow(len(self.entities))
+        owners = self.particulars.learn(entities, at, labels)
         self._scale.describe(at)
         for detector in self.detectors.values():
             detector.describe(entities, labels, owners)
@@ -232,7 +216,7 @@ class Worker:
         self._forget(end_ns)
         fired: list[Alert] = []
         resolved: list[Alert] = []
-        subjects = _Subjects(self.entities, self.entries)
+        subjects = Subjects(self.entities, self.particulars.entries)
         fleet = self.fleet(end_ns)
         for name, detector in self.detectors.items():
             findings = detector.evaluate(end_ns, self._fleet.tick_s, self.features, fleet)
@@ -280,25 +264,12 @@ class Worker:
             self._introduce(changed)
 
     def _attribute(self, end_ns: int) -> None:
-        """Release holders whose labels are gone for too long, or at once where the GPU is visibly empty.
-
-        Labels vanish for minutes while a kubelet is busy; memory in use or work being done shows that the holder stays.
-        """
-        state = self.entities.state
-        attributed_ns = state["attributed_ns"]
-        silent_ns = end_ns - attributed_ns
-        expired = silent_ns > int(self._fleet.attribution_ttl_s * 1e9)
-        unnamed = (silent_ns > 2 * self._tick_ns) & (state["last_seen_ns"] > attributed_ns)
-        silent = (expired | unnamed) & (attributed_ns > 0)
-        if not silent.any():
-            return
-        fb = self.features.latest("fb_used_bytes", end_ns)
-        activity = self.features.latest(ACTIVITY, end_ns)
-        empty = (fb < _EMPTY_FB_BYTES) & (activity <= 0.0)
-        gone = np.flatnonzero(silent & (expired | empty))
-        self.entities.release(gone)
-        self._settled["label_set"][gone] = -1
+        """Release the holders that are gone."""
+        ttl_ns = int(self._fleet.attribution_ttl_s * 1e9)
+        gone = holders_gone(self.entities.state, self.features, end_ns, self._tick_ns, ttl_ns)
         if len(gone):
+            self.entities.release(gone)
+            self._settled["label_set"][gone] = -1
             self._introduce(gone.tolist())
 
     def _forget(self, end_ns: int) -> None:
@@ -309,9 +280,7 @@ class Worker:
         keep = np.flatnonzero(kept)
         self.entities.keep(keep)
         self._admission.keep(keep, len(kept))
-        self.entries = [self.entries[entity] for entity in keep.tolist()]
-        self.owners = Roster(self.owners[entity] for entity in keep.tolist())
-        for part in (self.features, self._scale, self._settled, self._facts):
+        for part in (self.features, self._scale, self._settled, self.particulars):
             part.keep(keep)
         for name, detector in self.detectors.items():
             detector.keep(keep)
@@ -326,9 +295,9 @@ class Worker:
             fresh=now_ns - state["last_seen_ns"] <= self._stale_ns,
             present_since_ns=state["present_since_ns"],
             holder_since_ns=state["holder_since_ns"],
-            usd_per_hour=self._facts["usd_per_hour"],
-            idle_watts=self._facts["idle_watts"],
-            limit_watts=self._facts["limit_watts"],
+            usd_per_hour=self.particulars.column("usd_per_hour"),
+            idle_watts=self.particulars.column("idle_watts"),
+            limit_watts=self.particulars.column("limit_watts"),
         )
 
     def firing(self, now_ns: int) -> dict[str, Alert]:
@@ -398,44 +367,3 @@ class Worker:
     def snapshot(self) -> dict[str, Array]:
         """Return copies of everything that a cut holds."""
         return {name: array.copy() for name, array in self.cut().arrays().items()}
-
-
-def _meta(resume: Snapshot | None) -> dict[str, Any]:
-    """Return what a snapshot says of itself; one of another layout is refused, since guessing would be worse."""
-    if resume is None:
-        return {}
-    meta: dict[str, Any] = json.loads(resume["meta"].tobytes())
-    if meta["version"] != STATE_VERSION:
-        raise CorruptState(f"state of version {meta['version']}; this program reads version {STATE_VERSION}")
-    return meta
-
-
-def _known(name: str, cls: type[Detector], meta: dict[str, Any], resume: Snapshot | None) -> Snapshot | None:
-    """Return the snapshot if it holds this detector's state in the meaning of today; else the detector starts cold."""
-    if resume is None or meta["state_versions"].get(name) == cls.state_version:
-        return resume
-    log.warning("detector starts without its state", detector=name, saved=meta["state_versions"].get(name))
-    return None
-
-
-class _Subjects(dict[int, Subject]):
-    """Subjects made on demand: only alerts that open need one."""
-
-    def __init__(self, entities: Entities, entries: list[Entry]) -> None:
-        super().__init__()
-        self._entities = entities
-        self._entries = entries
-
-    def __missing__(self, entity: int) -> Subject:
-        labels = self._entities.labels[entity]
-        return Subject(labels.entity_key(), labels, self._entries[entity].owner)
-
-
-def state_hash(snapshot: Snapshot) -> str:
-    """Return a digest of a snapshot: equal states, equal digests."""
-    digest = hashlib.sha256()
-    for name in sorted(snapshot):
-        array = np.ascontiguousarray(snapshot[name])
-        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

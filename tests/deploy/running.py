@@ -56,5 +56,6 @@ def until(found: Callable[[], T], process: subprocess.Popen[bytes], what: str) -
             if result := found():
                 return result
         assert process.poll() is None, f"{what}: the process has ended with {process.returncode}"
-        time.sleep(0.1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
     raise AssertionError(f"{what}: not within {DEADLINE_S} s")

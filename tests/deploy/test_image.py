@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from importlib.metadata import version
@@ -19,8 +18,7 @@ import pytest
 
 from tests.deploy.dockerfile import passes, stages
 from tests.deploy.image import AS_ROOT, DOCKERFILE, ROOT, UID, Image
-
-DEADLINE_S = 60
+from tests.deploy.running import get, until
 
 
 def pins(file: str) -> dict[str, str]:
@@ -80,7 +78,7 @@ def test_the_service_runs_as_another_user_on_a_read_only_root_and_compiles_nothi
     command = [*image.final.exec_form("ENTRYPOINT"), *image.final.exec_form("CMD")]
     service = image.contained([image.here(word) for word in command], environment)
     try:
-        until_ready(service, port)
+        until(lambda: get(f"http://127.0.0.1:{port}/readyz"), service, "ready")
         assert b"skinflint_gpus" in urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read()
         assert image.done(image.final.exec_form("HEALTHCHECK"), environment) == (0, "", "")
     finally:
@@ -109,16 +107,3 @@ def test_the_configuration_in_the_image_is_valid_there(image):
     command = ["skinflint", "check-config", "--config", image.here(image.final.exec_form("CMD")[2])]
     assert image.done(command, {}) == (0, "the configuration is valid\n", "")
     assert image.path("/etc/skinflint/config.yaml").read_bytes() == (ROOT / "config.yaml").read_bytes()
-
-
-def until_ready(service: subprocess.Popen[bytes], port: int) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline_s:
-        assert service.poll() is None, service.communicate()[1].decode()[-3000:]
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError(f"not ready within {DEADLINE_S} s")

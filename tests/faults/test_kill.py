@@ -15,7 +15,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from service.clock import SystemClock
 from service.ingest.simulate.source import SimulateSource
-from service.pipeline.worker import state_hash
+from service.pipeline.saved_state import state_hash
 from service.settings import SimulateSettings
 from tests.faults.lives import latest
 

@@ -12,7 +12,7 @@ from service.ingest.contract import Record, RecordBatch
 from service.ingest.decode import Decoder
 from service.ingest.fields import FieldTable
 from service.pipeline.intake import Intake
-from service.pipeline.worker import state_hash
+from service.pipeline.saved_state import state_hash
 from service.settings import FleetSettings, IngestSettings
 from tests.service.pipeline.stream import START_NS, configuration, gpu, told, worker
 

@@ -16,7 +16,7 @@ from service.errors import CorruptState
 from service.ingest.contract import REASONS, TopicPartition
 from service.pipeline.directory import Directory
 from service.pipeline.prices import PriceBook
-from service.pipeline.worker import STATE_VERSION, state_hash
+from service.pipeline.saved_state import STATE_VERSION, state_hash
 from service.settings import FleetSettings, IngestSettings
 from tests.service.pipeline.stream import START_NS, TICK_NS, Rows, configuration, core, gpu, told, worker
 
@@ -364,7 +364,7 @@ def test_gpus_that_are_described_together_are_as_if_each_were_alone(monkeypatch)
             tested.ingest(EventBatch("t", 0, 99, np.arange(n), time_ns, ids[:n], {"sm_active_ratio": np.full(n, 0.5)}))
         tested.finish(lambda _: None)
         assert len(tested.entities) == 10
-        return state_hash(tested.snapshot()), list(tested.entries), list(tested.owners)
+        return state_hash(tested.snapshot()), list(tested.particulars.entries), list(tested.particulars.owners)
 
     together = states()
     monkeypatch.setattr(
