@@ -75,23 +75,25 @@ def request_of(heads: RawLabels, labels: RawLabels, pairs: Iterable[tuple[int, i
 
     A node's request holds every metric of every GPU: of these one point for each GPU tells the reference their labels.
     """
-    attributes = [(head, *labels.parts_of(entry)[0]) for head, entry in pairs]
+    points = [(*labels.parts_of(entry)[0], head) for head, entry in pairs]
     request = bytearray()
-    for key, own in groupby(attributes, key=lambda found: found[1]):
+    for key, of_resource in groupby(points, key=lambda point: point[0]):
         (_, _), (_, resource) = heads.parts_of(key // PARTS)
-        of_points = (_scope_metrics(heads, head, content) for head, _, content in own)
-        request += _field(RESOURCE_METRICS, _field(OWNER, resource) + b"".join(of_points))
+        group = bytearray(_field(OWNER, resource))
+        for head, of_metric in groupby(of_resource, key=lambda point: point[2]):
+            group += _scope_metrics(heads, head, [attributes for _, attributes, _ in of_metric])
+        request += _field(RESOURCE_METRICS, group)
     return bytes(request)
 
 
-def _scope_metrics(heads: RawLabels, head: int, attributes: bytes) -> bytes:
+def _scope_metrics(heads: RawLabels, head: int, points: Iterable[bytes]) -> bytes:
     (key, before), (_, after) = heads.parts_of(head)
     ((_, scope),) = heads.parts_of(key // PARTS)
-    metric = before + _field(GAUGE, _field(DATA_POINT, _MEASURED + attributes)) + after
-    return _field(OWNED, _field(OWNER, scope) + _field(OWNED, metric))
+    data = b"".join([_field(DATA_POINT, _MEASURED + attributes) for attributes in points])
+    return _field(OWNED, _field(OWNER, scope) + _field(OWNED, before + _field(GAUGE, data) + after))
 
 
-def _field(tag: int, content: bytes) -> bytes:
+def _field(tag: int, content: bytes | bytearray) -> bytes:
     return bytes([tag]) + _varint(len(content)) + content
 
 

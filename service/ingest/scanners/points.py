@@ -144,8 +144,10 @@ class PointReader:
     @staticmethod
     def _first_new(known: RawLabels, number: NDArray[np.int32], kind: NDArray[np.int8]) -> NDArray[np.int64]:
         """Return the first point with a value of each entry whose meaning is not known."""
-        new = np.flatnonzero((known.meaning[number] == NEVER_SEEN) & (kind != ENDED))
-        return new[np.unique(number[new], return_index=True)[1]]
+        new = np.flatnonzero((known.meaning[number] == NEVER_SEEN) & (kind != ENDED))[::-1]
+        first = np.full(len(known), -1)
+        first[number[new]] = new  # of several the last counts, and they come from behind
+        return first[first >= 0]
 
     def _metric(self, name: str) -> int:
         """Return the row of the metric that a name means, REFERENCE where that depends on labels."""

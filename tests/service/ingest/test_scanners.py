@@ -377,11 +377,8 @@ def test_of_a_new_node_the_reference_reads_one_point_for_each_gpu():
     scanned = scanner.scan(Records.of(records_of(requests)), Watched(decoder._scanning._asking(TOPIC, scanner), asked))
     assert scanned.plain.all()
     assert len(scanned.record) == 24
-    points = [
-        [len(metric.gauge.data_points) for metric in metrics_of(MetricsData.FromString(record.value))]
-        for record in asked
-    ]
-    assert points == [[1] * 8] * 2
+    requests_read = [metrics_of(MetricsData.FromString(record.value)) for record in asked]
+    assert [[len(metric.gauge.data_points) for metric in metrics] for metrics in requests_read] == [[8]] * 2
 
 
 def metrics_of(request: MetricsData) -> list[Any]:
